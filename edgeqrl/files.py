@@ -1,0 +1,109 @@
+"""Files and folders that appear whole or not at all."""
+
+import ctypes
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from edgeqrl.errors import OutputError
+
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+
+
+def sha256(data: bytes) -> str:
+    """Return the SHA-256 of `data` in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def to_json_bytes(value: Any) -> bytes:
+    """Return `value` as JSON with a stable layout; NaN and infinities are refused."""
+    return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
+
+
+@contextmanager
+def writing(place: Path) -> Iterator[None]:
+    """Turn what the operating system says about `place` into OutputError."""
+    try:
+        yield
+    except OSError as error:
+        reason = {
+            errno.ENOSPC: "the disk is full",
+            errno.EDQUOT: "the disk quota is used up",
+            errno.EROFS: "the file system is read-only",
+            errno.EACCES: "permission was denied",
+            errno.EPERM: "permission was denied",
+        }.get(error.errno or 0, error.strerror or str(error))
+        raise OutputError(f"Cannot write '{place}': {reason}. Choose another place with -o.") from error
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write `data` beside `path` and rename it into place; raise OutputError where that fails."""
+    with writing(path):
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+            Path(name).chmod(0o644)
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def staged_folder(target: Path, *, keep: bool) -> Iterator[Path]:
+    """Yield a scratch folder beside `target` that takes its place when the block ends well.
+
+    With `keep`, the scratch folder starts as a copy of `target`. When the block raises, Ctrl-C
+    included, `target` stays as it was. Raises OutputError where the place cannot be written.
+    """
+    target = target.absolute()
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        fresh = scratch / "fresh"
+        with writing(target):
+            if keep and target.exists():
+                shutil.copytree(target, fresh)
+            else:
+                fresh.mkdir()
+        yield fresh
+        with writing(target):
+            _swap(fresh, target)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _swap(fresh: Path, target: Path) -> None:
+    """Put `fresh` at `target`; what was there ends up at `fresh`."""
+    if not target.exists():
+        fresh.rename(target)
+    elif not _exchange(fresh, target):
+        # No atomic exchange on this system: two renames, undone if the second does not happen.
+        old = fresh.with_name("old")
+        target.rename(old)
+        try:
+            fresh.rename(target)
+        except BaseException:
+            if not target.exists():
+                old.rename(target)
+            raise
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Exchange two folders in one step, as Linux's renameat2 does; False where there is none."""
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    names = (os.fsencode(first), os.fsencode(second))
+    return bool(renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0)

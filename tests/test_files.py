@@ -1,0 +1,86 @@
+"""Results appear whole or not at all."""
+
+from pathlib import Path
+
+import pytest
+
+from edgeqrl import files
+from edgeqrl.errors import OutputError
+from edgeqrl.files import staged_folder, write_atomically
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_write_replaces_the_file_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    place = tmp_path / "a.bin"
+    write_atomically(place, b"old")
+    write_atomically(place, b"new")
+    assert place.read_bytes() == b"new"
+    assert names(tmp_path) == ["a.bin"]
+
+
+def test_write_into_a_missing_folder_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="Choose another place"):
+        write_atomically(tmp_path / "absent" / "a.bin", b"")
+
+
+@pytest.mark.parametrize("has_exchange", [True, False])
+def test_staged_folder_replaces_the_old_one_whole(
+    tmp_path: Path, has_exchange: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not has_exchange:
+        monkeypatch.setattr(files, "_exchange", lambda *_: False)
+    target = tmp_path / "bundle"
+    for content in ("one", "two"):
+        with staged_folder(target, keep=False) as fresh:
+            (fresh / content).write_text(content)
+    assert names(target) == ["two"]
+    assert names(tmp_path) == ["bundle"]
+
+
+def test_staged_folder_keeps_what_was_there_when_asked(tmp_path: Path) -> None:
+    target = tmp_path / "bundle"
+    target.mkdir()
+    (target / "one").write_text("1")
+    with staged_folder(target, keep=True) as fresh:
+        (fresh / "two").write_text("2")
+    assert names(target) == ["one", "two"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, SystemExit])
+def test_interrupted_block_leaves_the_old_folder(tmp_path: Path, error: type[BaseException]) -> None:
+    target = tmp_path / "bundle"
+    target.mkdir()
+    (target / "old").write_text("old")
+    with pytest.raises(error), staged_folder(target, keep=True) as fresh:
+        (fresh / "old").write_text("half")
+        raise error
+    assert (target / "old").read_text() == "old"
+    assert names(tmp_path) == ["bundle"]
+
+
+def test_failed_second_rename_is_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_exchange", lambda *_: False)
+    target = tmp_path / "bundle"
+    target.mkdir()
+    (target / "old").write_text("old")
+    rename = Path.rename
+
+    def fail_for_fresh(self: Path, to: Path) -> Path:
+        if self.name == "fresh":
+            raise OSError(28, "No space left on device")
+        return rename(self, to)
+
+    monkeypatch.setattr(Path, "rename", fail_for_fresh)
+    with pytest.raises(OutputError, match="disk is full"), staged_folder(target, keep=False):
+        pass
+    assert names(target) == ["old"]
+
+
+def test_unwritable_parent_is_one_sentence(tmp_path: Path) -> None:
+    blocker = tmp_path / "file"
+    blocker.write_text("not a folder")  # root ignores permission bits, but not this
+    with pytest.raises(OutputError, match="Cannot write"), staged_folder(blocker / "bundle", keep=False):
+        pass
