@@ -1,0 +1,236 @@
+"""A library in a Python process of its own: requests and replies are frames over its pipes.
+
+For libraries that crash, that do not share a process with others, or whose licence keeps them apart.
+A frame is JSON options and named arrays, with every length in front; arrays travel in NumPy's npy
+format without pickle. The parent:
+
+    with Worker("package.some_worker", name="converter") as worker:
+        options, arrays = worker.call("run", {"samples": 3}, {"inputs": inputs})
+
+The child, when it runs as `__main__`:
+
+    serve({"run": lambda options, arrays: ({}, {"outputs": arrays["inputs"] + 1})})
+"""
+
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from io import BytesIO
+from typing import IO, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeqrl import errors
+from edgeqrl.errors import DeviceError, EdgeQRLError
+
+Options = dict[str, Any]  # JSON values
+Arrays = dict[str, NDArray[Any]]
+Handler = Callable[[Options, Arrays], tuple[Options, Arrays]]
+
+_HEADER = struct.Struct("<II")  # bytes of JSON, number of arrays
+_LENGTH = struct.Struct("<Q")  # bytes of one array in npy format
+_MAX_ARRAYS = 4096
+_MAX_BYTES = 2**33
+_SECONDS_TO_EXIT = 2.0
+# The child imports from where the parent does, whatever its folder and environment say.
+_BOOT = (
+    "import json, runpy, sys; sys.path[:] = json.loads(sys.argv[1]); module = sys.argv[2]; "
+    "del sys.argv[1:3]; runpy.run_module(module, run_name='__main__', alter_sys=True)"
+)
+
+
+class Worker:
+    """A child process that runs `module` and answers one request at a time."""
+
+    def __init__(
+        self,
+        module: str,
+        *,
+        name: str,
+        cure: str = "",
+        arguments: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+        death: type[EdgeQRLError] = DeviceError,
+    ) -> None:
+        """Start the process; it imports while the caller goes on.
+
+        name   how messages call it; `cure` is the sentence that follows when it dies
+        death  the error raised when the process dies; what it raises itself keeps its class
+        """
+        self.name = name
+        self._cure = cure
+        self._death = death
+        self._is_waiting = False  # a request was sent and its reply not yet read
+        self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by _stop
+        command = [sys.executable, "-c", _BOOT, json.dumps(sys.path), module, *arguments]
+        # A session of its own: Ctrl-C reaches the parent, and the parent ends the child.
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            env={**os.environ, **(environment or {})},
+            start_new_session=True,
+        )
+        # Runs on close(), when the object is collected, and at exit at the latest.
+        self._finalizer = weakref.finalize(self, _stop, self._process, self._log)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def is_closed(self) -> bool:
+        """Tell whether the process was ended."""
+        return not self._finalizer.alive
+
+    def close(self) -> None:
+        """End the process: at once if it is busy, else after it has seen the end of its input."""
+        if self._is_waiting and not self.is_closed:
+            self._process.kill()
+        self._finalizer()
+
+    def call(
+        self, command: str, options: Options | None = None, arrays: Mapping[str, NDArray[Any]] | None = None
+    ) -> tuple[Options, Arrays]:
+        """Send a request and return its reply; raise what the handler raised, or `death`."""
+        self.send(command, options, arrays)
+        return self.receive()
+
+    def send(
+        self, command: str, options: Options | None = None, arrays: Mapping[str, NDArray[Any]] | None = None
+    ) -> None:
+        """Send a request; `receive` returns its reply. One at a time."""
+        if self.is_closed:
+            raise self._death(f"The {self.name} process was closed and cannot be asked again.")
+        assert not self._is_waiting, "the last reply was not read"
+        assert self._process.stdin is not None
+        self._is_waiting = True
+        try:
+            _write_frame(self._process.stdin, {"command": command, "options": options or {}}, arrays or {})
+        except OSError:
+            raise self._died() from None
+
+    def receive(self) -> tuple[Options, Arrays]:
+        """Wait for the reply to `send`."""
+        assert self._is_waiting, "nothing was asked"
+        assert self._process.stdout is not None
+        try:
+            reply, arrays = _read_frame(self._process.stdout)
+        except (EOFError, OSError, ValueError):
+            raise self._died() from None
+        self._is_waiting = False
+        if "error" in reply:
+            raise _rebuild(reply, self._death, self.name)
+        return reply["options"], arrays
+
+    def _died(self) -> EdgeQRLError:
+        """Collect what is left of the process and say how it ended."""
+        try:
+            code = self._process.wait(_SECONDS_TO_EXIT)
+            how = f"by signal {_signal_name(-code)}" if code < 0 else f"with exit code {code}"
+        except subprocess.TimeoutExpired:
+            how = "after it wrote something that is no reply"
+        words = _last_line(self._log)
+        said = f"; its last line was: {words}" if words else ""
+        self.close()
+        return self._death(f"The {self.name} process ended {how}{said}. {self._cure}".strip())
+
+
+def serve(handlers: Mapping[str, Handler]) -> None:
+    """Answer requests on standard input until it ends; the child's main loop.
+
+    Standard output is kept for frames: whatever libraries print goes to standard error.
+    """
+    source = sys.stdin.buffer
+    target = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    while True:
+        try:
+            request, arrays = _read_frame(source)
+        except EOFError:
+            return
+        try:
+            options, results = handlers[request["command"]](request["options"], arrays)
+            reply: Options = {"options": options}
+        except Exception as error:
+            reply, results = {"error": type(error).__name__, "message": str(error)}, {}
+        _write_frame(target, reply, results)
+
+
+def _rebuild(reply: Options, death: type[EdgeQRLError], name: str) -> EdgeQRLError:
+    kind = getattr(errors, reply["error"], None)
+    if isinstance(kind, type) and issubclass(kind, EdgeQRLError):
+        return kind(reply["message"])
+    message = " ".join(str(reply["message"]).split())
+    return death(f"The {name} process failed: {reply['error']}: {message}")
+
+
+def _write_frame(target: IO[bytes], message: Options, arrays: Mapping[str, NDArray[Any]]) -> None:
+    text = json.dumps({**message, "names": list(arrays)}).encode()
+    parts = [_HEADER.pack(len(text), len(arrays)), text]
+    for values in arrays.values():
+        body = BytesIO()
+        np.save(body, np.asanyarray(values), allow_pickle=False)
+        parts += [_LENGTH.pack(body.tell()), body.getvalue()]
+    target.write(b"".join(parts))
+    target.flush()
+
+
+def _read_frame(source: IO[bytes]) -> tuple[Options, Arrays]:
+    num_bytes, num_arrays = _HEADER.unpack(_read_exactly(source, _HEADER.size))
+    if num_bytes > _MAX_BYTES or num_arrays > _MAX_ARRAYS:
+        raise ValueError("not a frame")
+    message = json.loads(_read_exactly(source, num_bytes))
+    bodies = []
+    for _ in range(num_arrays):
+        (length,) = _LENGTH.unpack(_read_exactly(source, _LENGTH.size))
+        if length > _MAX_BYTES:
+            raise ValueError("not a frame")
+        body = BytesIO(_read_exactly(source, length))
+        bodies.append(np.load(body, allow_pickle=False))
+    return message, dict(zip(message.pop("names"), bodies, strict=True))
+
+
+def _read_exactly(source: IO[bytes], num_bytes: int) -> bytes:
+    data = source.read(num_bytes)
+    if len(data) != num_bytes:
+        raise EOFError
+    return data
+
+
+def _stop(process: subprocess.Popen[bytes], log: IO[bytes]) -> None:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with suppress(OSError):  # it died with a request in the pipe
+        process.stdin.close()
+    try:
+        process.wait(_SECONDS_TO_EXIT)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    process.stdout.close()
+    log.close()
+
+
+def _last_line(log: IO[bytes]) -> str:
+    log.seek(0)
+    lines = log.read().decode(errors="replace").strip().splitlines()
+    return lines[-1].strip()[:300] if lines else ""
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return str(number)
