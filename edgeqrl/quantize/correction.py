@@ -1,0 +1,139 @@
+"""Bias correction: give back the mean that quantization takes from each layer.
+
+Rounded weights and activations shift a layer's mean output. Layer by layer, on observations that the
+policy meets, the shift is measured before the activation and subtracted from the int32 bias (Nagel et
+al., arXiv:1906.04721, section 4.2, with real observations in place of batch statistics). The file
+stays a standard `.tflite`: only bias values change.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeqrl.errors import ConverterError
+from edgeqrl.network.edges import ObservationEdge, quantize_observations
+from edgeqrl.network.ir import Dense, IntegerNetwork, Layer, accumulator_bound
+from edgeqrl.network.read_tflite import parse_tflite, read_tflite, replace_buffers
+from edgeqrl.network.reference import Reference
+from edgeqrl.network.tflite_model import OperatorInfo, TFLiteModel, tensors_sharing
+
+_INT32_MAX = 2**31 - 1
+_FLOAT_FUNCTIONS: dict[str, Callable[[NDArray[np.float32]], NDArray[np.float32]]] = {
+    "NONE": lambda x: x,
+    "RELU": lambda x: np.maximum(x, np.float32(0)),
+    "RELU6": lambda x: np.clip(x, np.float32(0), np.float32(6)),
+    "RELU_N1_TO_1": lambda x: np.clip(x, np.float32(-1), np.float32(1)),
+    "TANH": np.tanh,
+    "LOGISTIC": lambda x: np.float32(0.5) * np.tanh(np.float32(0.5) * x) + np.float32(0.5),
+    "RESHAPE": lambda x: x,
+}
+
+
+def correct_biases(tflite_int8: bytes, tflite_float: bytes, observations: NDArray[np.float32]) -> bytes:
+    """Return the int8 network with corrected biases.
+
+    tflite_float  the same network in float32, from the same conversion
+    observations  [N, *observation_shape], N >= 1
+
+    Raises ConverterError where the two networks do not match layer by layer. A bias whose bytes the
+    file shares with another constant stays as it was, as do layers without a bias.
+    """
+    model = parse_tflite(tflite_int8)
+    network = read_tflite(tflite_int8)
+    exact = dense_sums(parse_tflite(tflite_float), observations)
+    operators = [op for op in model.operators if op.name == "FULLY_CONNECTED"]
+    layers = [layer for layer in network.layers if isinstance(layer, Dense)]
+    shapes = [layer.weights.shape[0] for layer in layers]
+    if shapes != [sums.shape[1] for sums in exact] or len(operators) != len(layers):
+        raise ConverterError(
+            "The int8 and the float network differ in their layers, so biases cannot be corrected. "
+            "Convert with --no-rewrites."
+        )
+    targets = dict(zip((layer.name for layer in layers), zip(operators, exact, strict=True), strict=True))
+    values = {network.inputs[0]: _quantized(network, observations)}
+    biases: dict[int, bytes] = {}
+    for layer in network.layers:
+        if isinstance(layer, Dense):
+            operator, sums = targets[layer.name]
+            index = _bias_index(model, operator)
+            if index is not None:
+                layer = _corrected(network, layer, values[layer.input], sums, _bias_scales(model, operator))
+                biases[index] = layer.bias.astype("<i4").tobytes()
+        values |= Reference(_single(network, layer)).run({layer.input: values[layer.input]})
+    return replace_buffers(tflite_int8, biases)
+
+
+def dense_sums(model: TFLiteModel, observations: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    """Run a float network; return what each FULLY_CONNECTED gives before its activation, [N, out]."""
+    values: dict[int, NDArray[np.float32]] = {model.inputs[0]: observations.reshape(len(observations), -1)}
+    found = []
+    for operator in model.operators:
+        source = values[operator.inputs[0]]
+        if operator.name == "FULLY_CONNECTED":
+            source = _float_dense(model, operator, source)
+            found.append(source)
+        name = operator.fused_activation if operator.name == "FULLY_CONNECTED" else operator.name
+        if name not in _FLOAT_FUNCTIONS:
+            raise ConverterError(
+                f"The float network holds {name}, which bias correction does not know. "
+                "Convert with --no-rewrites."
+            )
+        values[operator.outputs[0]] = _FLOAT_FUNCTIONS[name](source)
+    return found
+
+
+def _float_dense(
+    model: TFLiteModel, operator: OperatorInfo, source: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    weights = model.tensors[operator.inputs[1]]
+    if weights.dtype != "FLOAT32" or not weights.is_constant or source.shape[1] != weights.shape[1]:
+        raise ConverterError("The float network's layers have another form than dense ones.")
+    sums = source @ weights.values().astype(np.float32).T
+    if len(operator.inputs) > 2 and operator.inputs[2] >= 0:
+        sums = sums + model.tensors[operator.inputs[2]].values().astype(np.float32)
+    return sums
+
+
+def _corrected(
+    network: IntegerNetwork,
+    layer: Dense,
+    values: NDArray[np.int8],
+    exact: NDArray[np.float32],
+    scales: NDArray[np.float64],
+) -> Dense:
+    """Add the mean error of the sums to the bias, as far as int32 provably holds the result."""
+    sums = Reference(_single(network, layer)).accumulators(layer, values)
+    error = exact.mean(axis=0, dtype=np.float64) / scales - sums.mean(axis=0, dtype=np.float64)
+    wanted = layer.bias + np.rint(error)
+    zero_point = network.tensors[layer.input].zero_point
+    products = accumulator_bound(replace(layer, bias=np.zeros_like(layer.bias)), zero_point)
+    room = (_INT32_MAX >> np.maximum(layer.shift, 0)) - products
+    is_safe = np.abs(wanted) <= room
+    return replace(layer, bias=np.where(is_safe, wanted, layer.bias).astype(np.int32))
+
+
+def _quantized(network: IntegerNetwork, observations: NDArray[np.float32]) -> NDArray[np.int8]:
+    source = network.tensors[network.inputs[0]]
+    edge = ObservationEdge(source.shape, source.scale, source.zero_point)
+    return quantize_observations(edge, observations.reshape(len(observations), *source.shape))[0]
+
+
+def _single(network: IntegerNetwork, layer: Layer) -> IntegerNetwork:
+    tensors = {name: network.tensors[name] for name in (layer.input, layer.output)}
+    return IntegerNetwork(tensors, (layer.input,), (layer.output,), (layer,))
+
+
+def _bias_index(model: TFLiteModel, operator: OperatorInfo) -> int | None:
+    """Return the tensor that holds the bias, or None where there is none of its own."""
+    index = operator.inputs[2] if len(operator.inputs) > 2 else -1
+    readers = [op for op in model.operators if index in op.inputs]
+    is_own = index >= 0 and len(readers) == 1 and not tensors_sharing(model, index)
+    return index if is_own else None
+
+
+def _bias_scales(model: TFLiteModel, operator: OperatorInfo) -> NDArray[np.float64]:
+    """Return the real value of one bias step, [out] or [1]."""
+    source, weights = (model.tensors[i].scales.astype(np.float64) for i in operator.inputs[:2])
+    return np.asarray(source[0] * weights)

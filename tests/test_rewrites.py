@@ -1,0 +1,113 @@
+"""Every rewrite leaves every action as it was, and the user's model as well."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from edgeqrl.agents.agent import Agent
+from edgeqrl.agents.heads import BoxHead, DiscreteHead
+from edgeqrl.agents.tensorflow_runtime import import_keras, import_tensorflow
+from edgeqrl.quantize.frozen import FrozenGraph, freeze
+from edgeqrl.quantize.rewrites import REWRITES, rewrite
+
+NUM_ACTIONS = 3
+OBSERVATIONS = np.random.default_rng(1).normal(size=(150, 4)).astype(np.float32)
+
+
+def model_of(kind: str, seed: int = 0) -> Any:
+    keras = import_keras()
+    layers = keras.layers
+    keras.utils.set_random_seed(seed)
+    biases = keras.initializers.RandomNormal(stddev=5.0, seed=seed)
+    hidden = [keras.Input((4,)), layers.Dense(16, "relu")]
+    if kind == "tied":  # one layer used twice, so that its weights belong to both places
+        first, tied = layers.Dense(NUM_ACTIONS), layers.Dense(NUM_ACTIONS, bias_initializer="ones")
+        x = keras.Input((4,))
+        return keras.Model(x, tied(layers.Activation("tanh")(tied(first(x)))))
+    if kind == "dueling":
+        x = keras.Input((4,))
+        return keras.Model(x, layers.Dense(NUM_ACTIONS)(x) + layers.Dense(1)(x))
+    last = {
+        "linear": [layers.Dense(NUM_ACTIONS, bias_initializer=biases)],
+        "no_bias": [layers.Dense(NUM_ACTIONS, use_bias=False)],
+        "softmax": [layers.Dense(NUM_ACTIONS, "softmax", bias_initializer=biases)],
+        "softmax_layer": [layers.Dense(NUM_ACTIONS, bias_initializer=biases), layers.Softmax()],
+        "log_softmax": [layers.Dense(NUM_ACTIONS, "log_softmax", bias_initializer=biases)],
+        "tanh": [layers.Dense(NUM_ACTIONS, "tanh")],
+    }
+    return keras.Sequential([*hidden, *last[kind]])
+
+
+def agent_of(model: Any) -> Agent:
+    return Agent("agent", model, DiscreteHead(NUM_ACTIONS), (4,), "0" * 64, ends_in_tanh=False)
+
+
+def run(graph: FrozenGraph) -> NDArray[np.float32]:
+    """Compute the graph's outputs for OBSERVATIONS, one at a time."""
+    tensorflow = import_tensorflow()
+    wrapped = tensorflow.compat.v1.wrap_function(
+        lambda: tensorflow.graph_util.import_graph_def(graph.graph_def, name=""), []
+    )
+    function = wrapped.prune(graph.input_name, graph.output_name)
+    return np.stack([function(tensorflow.constant(row[np.newaxis])).numpy()[0] for row in OBSERVATIONS])
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("linear", ("centre_head",)),
+        ("no_bias", ("centre_head",)),
+        ("softmax", ("drop_softmax", "centre_head")),
+        ("softmax_layer", ("drop_softmax", "centre_head")),
+        ("log_softmax", ("drop_softmax", "centre_head")),
+        ("tied", ("centre_head",)),
+        ("tanh", ()),
+        ("dueling", ()),
+    ],
+)
+def test_rewrites_leave_actions_and_the_model_as_they_were(kind: str, expected: tuple[str, ...]) -> None:
+    model = model_of(kind)
+    weights = [np.array(w) for w in model.weights]
+    graph = freeze(agent_of(model))
+    before, bytes_before = run(graph), graph.graph_def.SerializeToString(deterministic=True)
+    rewritten, applied = rewrite(graph, DiscreteHead(NUM_ACTIONS))
+    assert applied == expected
+    after = run(rewritten)
+    # An exact tie may fall otherwise in float32: those rows are not counted, and are few.
+    top = np.sort(before, axis=1)
+    is_clear = top[:, -1] - top[:, -2] > 1e-5
+    assert is_clear.mean() > 0.9
+    np.testing.assert_array_equal(before.argmax(axis=1)[is_clear], after.argmax(axis=1)[is_clear])
+    assert len(np.unique(before.argmax(axis=1))) > 1, "the test could not fail"
+    if "centre_head" in applied:
+        np.testing.assert_allclose(after.mean(axis=1), 0.0, atol=1e-5)
+    assert graph.graph_def.SerializeToString(deterministic=True) == bytes_before
+    for old, new in zip(weights, model.weights, strict=True):
+        np.testing.assert_array_equal(old, np.array(new))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_centring_keeps_the_differences_between_actions(seed: int) -> None:
+    graph = freeze(agent_of(model_of("linear", seed)))
+    centred = REWRITES["centre_head"](graph)
+    assert centred is not None
+    before, after = run(graph), run(centred)
+    np.testing.assert_allclose(after - after[:, :1], before - before[:, :1], atol=1e-4)
+
+
+def test_continuous_actions_are_not_rewritten() -> None:
+    head = BoxHead((1,), (-1.0,), (1.0,), (1.0,), (0.0,))
+    graph = freeze(agent_of(model_of("softmax")))
+    rewritten, applied = rewrite(graph, head)
+    assert applied == ()
+    assert rewritten is graph
+
+
+def test_frozen_graph_does_not_follow_the_model() -> None:
+    model = model_of("linear")
+    graph = freeze(agent_of(model))
+    before = run(graph)
+    model.weights[0].assign(model.weights[0] + 1.0)
+    np.testing.assert_array_equal(run(graph), before)
