@@ -1,0 +1,70 @@
+"""edgeqrl: put trained reinforcement-learning policies on chips, and measure that they still act as well."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from edgeqrl.agents.from_keras import agent_from_model, load_agent
+    from edgeqrl.backends.host_c import HostCPolicy
+    from edgeqrl.backends.keras import KerasPolicy
+    from edgeqrl.calibrate import CalibrationSet
+    from edgeqrl.environments import EnvironmentSpec
+    from edgeqrl.errors import EdgeQRLError
+    from edgeqrl.pipeline import Conversion, convert, open_board
+    from edgeqrl.quantize.quantize import QuantizedPolicy
+    from edgeqrl.quantize.scheme import Scheme
+    from edgeqrl.rollout import Rollout
+    from edgeqrl.stages import Settings
+    from edgeqrl.validate.verdict import ValidationReport, Verdict
+
+# Public name -> module. Imported on first use: `edgeqrl --help` must not wait for gymnasium. The stages
+# keep the names of their modules and are imported from there: `from edgeqrl.calibrate import calibrate`.
+_MODULES = {
+    "CalibrationSet": "edgeqrl.calibrate",
+    "Conversion": "edgeqrl.pipeline",
+    "EdgeQRLError": "edgeqrl.errors",
+    "EnvironmentSpec": "edgeqrl.environments",
+    "HostCPolicy": "edgeqrl.backends.host_c",
+    "KerasPolicy": "edgeqrl.backends.keras",
+    "QuantizedPolicy": "edgeqrl.quantize.quantize",
+    "Rollout": "edgeqrl.rollout",
+    "Scheme": "edgeqrl.quantize.scheme",
+    "Settings": "edgeqrl.stages",
+    "ValidationReport": "edgeqrl.validate.verdict",
+    "Verdict": "edgeqrl.validate.verdict",
+    "agent_from_model": "edgeqrl.agents.from_keras",
+    "convert": "edgeqrl.pipeline",
+    "load_agent": "edgeqrl.agents.from_keras",
+    "open_board": "edgeqrl.pipeline",
+}
+
+__all__ = [
+    "CalibrationSet",
+    "Conversion",
+    "EdgeQRLError",
+    "EnvironmentSpec",
+    "HostCPolicy",
+    "KerasPolicy",
+    "QuantizedPolicy",
+    "Rollout",
+    "Scheme",
+    "Settings",
+    "ValidationReport",
+    "Verdict",
+    "agent_from_model",
+    "convert",
+    "load_agent",
+    "open_board",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'edgeqrl' has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
