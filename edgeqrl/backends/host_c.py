@@ -1,0 +1,186 @@
+"""The exported C, compiled for this host: the same sources that go to the chip, one call a batch."""
+
+import ctypes
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeqrl.errors import MissingToolError, UnsupportedOperatorError
+from edgeqrl.interfaces import State
+from edgeqrl.network.edges import ArgmaxEdge, ObservationEdge
+from edgeqrl.network.integer_policy import IntegerPolicy, num_outputs
+from edgeqrl.network.ir import IntegerNetwork
+from edgeqrl.network.read_tflite import read_tflite
+from edgeqrl.network.reference import require_inputs
+from firmware_export.emit import c_sources, export_sources
+from firmware_export.emit.host_batch import host_batch_source
+from firmware_export.toolchain import HostCompiler, host_compiler, run_compiler
+
+_FLAGS = ("-std=c99", "-O3", "-fPIC", "-shared", "-ffp-contract=off")
+_LIBRARY = "policy.lib"
+
+
+class HostC:
+    """One policy's C in a shared library of its own, loaded into this process."""
+
+    def __init__(self, policy: IntegerPolicy) -> None:
+        """Export, compile and load; raises MissingToolError without a working C compiler."""
+        self.policy = policy
+        self._library = _load(policy)
+        self._lock = threading.Lock()  # calls release the interpreter's lock, and share the state
+        pointer, size = ctypes.c_void_p, ctypes.c_size_t
+        self._state = ctypes.create_string_buffer(self._function("batch_state_bytes", result=size)())
+        self._step = self._function("batch_step", pointer, pointer, pointer, size, pointer, pointer)
+        self._infer = self._function("batch_infer", pointer, pointer, pointer, size)
+        status = self._function("init", pointer, pointer)(self._state, None)
+        assert status == 0, f"{policy.name}_init returned {status}"
+
+    def step(
+        self, observations: NDArray[np.float32], action_masks: NDArray[np.bool_] | None = None
+    ) -> tuple[NDArray[np.int64] | NDArray[np.float32], NDArray[np.uint8]]:
+        """Return actions [N] or [N, *action_shape], and status flags [N], for observations [N, *shape].
+
+        `action_masks` [N, num_actions] is read by masked policies only; None allows everything.
+        """
+        edge, action = self.policy.observation, self.policy.action
+        rows = np.ascontiguousarray(observations, np.float32)
+        count = len(rows)
+        if rows.shape[1:] != edge.shape:
+            raise ValueError(f"observations must be [N, {edge.shape}], got {rows.shape}")
+        masks = None
+        if action_masks is not None and isinstance(action, ArgmaxEdge) and action.is_masked:
+            masks = np.ascontiguousarray(action_masks, np.bool_)
+            if masks.shape != (count, action.num_actions):
+                raise ValueError(f"masks must be [{count}, {action.num_actions}], got {masks.shape}")
+        is_discrete = isinstance(action, ArgmaxEdge)
+        shape = (count,) if isinstance(action, ArgmaxEdge) else (count, *action.shape)
+        actions: NDArray[Any] = np.empty(shape, np.int32 if is_discrete else np.float32)
+        flags = np.empty(count, np.uint8)
+        with self._lock:
+            status = self._step(
+                self._state,
+                rows.ctypes.data,
+                None if masks is None else masks.ctypes.data,
+                count,
+                actions.ctypes.data,
+                flags.ctypes.data,
+            )
+        assert status == 0, f"{self.policy.name}_step returned {status}"
+        return (actions.astype(np.int64) if is_discrete else actions), flags
+
+    def infer(self, inputs: NDArray[np.int8]) -> NDArray[np.int8]:
+        """Return network outputs int8 [N, num_outputs] for inputs int8 [N, *shape]."""
+        rows = np.ascontiguousarray(inputs)
+        if rows.dtype != np.int8 or rows[:1].size not in (0, self.policy.observation.size):
+            raise ValueError(f"inputs must be int8 [N, {self.policy.observation.size}], got {rows.shape}")
+        outputs = np.empty((len(rows), num_outputs(self.policy.action)), np.int8)
+        with self._lock:
+            status = self._infer(self._state, rows.ctypes.data, outputs.ctypes.data, len(rows))
+        assert status == 0, f"{self.policy.name}_infer returned {status}"
+        return outputs
+
+    def _function(self, name: str, *arguments: Any, result: Any = ctypes.c_int) -> Any:
+        function = self._library[f"{self.policy.name}_{name}"]
+        function.argtypes, function.restype = arguments, result
+        return function
+
+
+class HostCPolicy:
+    """The Policy of the exported C on this host."""
+
+    name = "host-c"
+
+    def __init__(self, policy: IntegerPolicy) -> None:
+        """Compile `policy`."""
+        self.host = HostC(policy)
+
+    def act(
+        self,
+        observations: NDArray[Any],
+        state: State | None,
+        *,
+        episode_start: NDArray[np.bool_],
+        action_masks: NDArray[np.bool_] | None = None,
+        rng: Sequence[np.random.Generator] | None = None,
+    ) -> tuple[NDArray[Any], State]:
+        """Step every row through the C; the policy has no memory and draws nothing."""
+        actions, _ = self.host.step(observations, action_masks)
+        return actions, ()
+
+    def close(self) -> None:
+        """Do nothing: the library stays mapped, its file is gone already."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class HostCNetwork:
+    """The Network of the exported C on this host: integers in and out, no edges."""
+
+    name = "host-c"
+
+    def __init__(self, network: IntegerNetwork) -> None:
+        """Compile `network`, which has one input and one output."""
+        self.network = network
+        self.host = HostC(policy_of_network(network))
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Return the output [N, *shape] for the input [N, *shape], by tensor name."""
+        values = require_inputs(self.network, inputs)[self.network.inputs[0]]
+        (output,) = self.network.outputs
+        shape = (len(values), *self.network.tensors[output].shape)
+        return {output: self.host.infer(values).reshape(shape)}
+
+    def close(self) -> None:
+        """Do nothing, as HostCPolicy."""
+
+
+def open_network(tflite: bytes) -> HostCNetwork:
+    """Compile the network of a fully-integer `.tflite` file."""
+    return HostCNetwork(read_tflite(tflite))
+
+
+def policy_of_network(network: IntegerNetwork, name: str = "network") -> IntegerPolicy:
+    """Wrap a bare network in edges that only exist to be exported, for backends that run whole policies."""
+    if len(network.inputs) != 1 or len(network.outputs) != 1:
+        raise UnsupportedOperatorError(
+            f"The network has {len(network.inputs)} inputs and {len(network.outputs)} outputs; export takes "
+            "one of each. Split it."
+        )
+    source, target = network.tensors[network.inputs[0]], network.tensors[network.outputs[0]]
+    try:
+        observation = ObservationEdge(source.shape, source.scale, source.zero_point)
+        action = ArgmaxEdge(target.size)
+    except ValueError as error:
+        raise UnsupportedOperatorError(f"The network cannot be exported: {error}.") from None
+    return IntegerPolicy(name, observation, network, action)
+
+
+def _load(policy: IntegerPolicy) -> ctypes.CDLL:
+    sources = export_sources(policy, b"")
+    sources["host_batch.c"] = host_batch_source(policy)
+    with tempfile.TemporaryDirectory(prefix="edgeqrl-") as name:
+        folder = Path(name)
+        for path, content in sources.items():
+            if "/" not in path:
+                (folder / path).write_bytes(content)
+        _compile(host_compiler(), c_sources(sources), folder)
+        return ctypes.CDLL(str(folder / _LIBRARY))  # stays mapped when the file goes
+
+
+def _compile(compiler: HostCompiler, files: list[str], folder: Path) -> None:
+    result = run_compiler([*compiler.argv, *_FLAGS, *files, "-o", _LIBRARY], folder)
+    if result.returncode != 0:
+        lines = result.stderr.strip().splitlines() or ["no message"]
+        raise MissingToolError(
+            f"The C compiler '{compiler.name}' cannot build the policy for this host: {lines[-1][:200]}. "
+            "Point CC to a C99 compiler, or `pip install ziglang`."
+        )

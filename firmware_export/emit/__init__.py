@@ -1,0 +1,6 @@
+"""IntegerPolicy to C: `export_sources` is the whole of it."""
+
+from firmware_export.emit.export import c_sources, export_sources, require_c_name, runtime_sources
+from firmware_export.emit.golden import GoldenVectors, make_golden
+
+__all__ = ["GoldenVectors", "c_sources", "export_sources", "make_golden", "require_c_name", "runtime_sources"]

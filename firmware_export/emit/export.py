@@ -1,0 +1,75 @@
+"""The whole export: what a firmware project gets for one policy, as a mapping of paths to bytes."""
+
+from collections.abc import Iterable
+from importlib.resources import files
+
+from edgeqrl.errors import UsageError
+from edgeqrl.network.integer_policy import IntegerPolicy
+from firmware_export.emit.c_literals import c_comment, c_name_problem
+from firmware_export.emit.golden import GoldenVectors, golden_sources
+from firmware_export.emit.params import build_params
+from firmware_export.emit.render import fill_template, params_source, policy_values
+from firmware_export.emit.tflm import tflm_sources
+
+
+def export_sources(
+    policy: IntegerPolicy,
+    tflite: bytes,
+    *,
+    golden: GoldenVectors | None = None,
+    licence_holder: str | None = None,
+    sequence: int = 0,
+) -> dict[str, bytes]:
+    """Return every exported file by relative path; the same arguments give the same bytes.
+
+    tflite          the flatbuffer that `policy` was read from, for the TFLM-style array
+    golden          adds NAME_golden.h and NAME_golden.c with the self-test
+    licence_holder  who owns the model, named in the generated files
+    sequence        number in the params header, for the user's updater
+
+    Raises UsageError where the policy's name cannot be used in C. The C files to compile are those that
+    `c_sources` lists; `tflm/` and `example/` are not among them.
+    """
+    name = require_c_name(policy.name)
+    values = policy_values(policy, ownership=_ownership(licence_holder))
+    blob = build_params(policy, sequence=sequence)
+    golden_line = f"    {name}_golden.h, .c        test at boot: {name}_selftest(&state)\n" if golden else ""
+    exported = {
+        f"{name}.h": fill_template("policy.h.in", values),
+        f"{name}.c": fill_template("policy.c.in", values),
+        f"{name}_params.c": params_source(policy, blob, values),
+        f"{name}_params.bin": blob,
+        "README.txt": fill_template("readme.txt.in", {**values, "golden_line": golden_line}),
+        "example/main.c": fill_template("main.c.in", values),
+        **tflm_sources(policy, tflite, values),
+        **runtime_sources(),
+    }
+    if golden is not None:
+        exported |= golden_sources(policy, golden, values)
+    return dict(sorted(exported.items()))
+
+
+def require_c_name(name: str) -> str:
+    """Return `name` if it can prefix C symbols and name C files; else raise UsageError."""
+    problem = c_name_problem(name)
+    if problem is not None:
+        raise UsageError(f"{name[:80]!r} cannot name a policy in C: {problem}. Choose another name.")
+    return name
+
+
+def runtime_sources() -> dict[str, bytes]:
+    """Return the runtime, one for all policies of an image."""
+    folder = files("firmware_export") / "runtime"
+    found = [entry for entry in folder.iterdir() if entry.name.endswith((".c", ".h"))]
+    return {entry.name: entry.read_bytes() for entry in sorted(found, key=lambda entry: entry.name)}
+
+
+def c_sources(paths: Iterable[str]) -> list[str]:
+    """Return which exported files a firmware compiles: the `.c` files at the top."""
+    return sorted(path for path in paths if path.endswith(".c") and "/" not in path)
+
+
+def _ownership(licence_holder: str | None) -> str:
+    owner = c_comment(licence_holder or "")
+    whom = f"{owner}, who owns" if owner else "whoever owns"
+    return f"What is generated from a model belongs to {whom} the model."

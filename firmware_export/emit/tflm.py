@@ -1,0 +1,59 @@
+"""The network as a TensorFlow Lite Micro user expects it: g_model[], its operators, an arena size."""
+
+from collections.abc import Mapping
+
+from edgeqrl.network.integer_policy import IntegerPolicy
+from edgeqrl.network.ir import Dense, IntegerNetwork, Layer, Lookup
+from firmware_export.emit.c_literals import c_bytes
+from firmware_export.emit.render import fill_template
+
+# MicroMutableOpResolver's method for each operator; it has none for RELU_N1_TO_1.
+_ADD_METHODS = {
+    "FULLY_CONNECTED": "AddFullyConnected",
+    "LOGISTIC": "AddLogistic",
+    "QUANTIZE": "AddQuantize",
+    "RELU": "AddRelu",
+    "RELU6": "AddRelu6",
+    "RESHAPE": "AddReshape",
+    "TANH": "AddTanh",
+}
+
+
+def tflm_sources(policy: IntegerPolicy, tflite: bytes, values: Mapping[str, object]) -> dict[str, bytes]:
+    """Return tflm/NAME_model_data.h and .cc; `tflite` goes in unchanged."""
+    operators = sorted({operator_name(layer) for layer in policy.network.layers})
+    facts = {
+        **values,
+        "operators": "".join(_resolver_line(op) for op in operators),
+        "num_operators": max(len(operators), 1),
+        "tflm_arena_bytes": tflm_arena_bytes(policy.network),
+        "model_bytes": len(tflite),
+        "model": c_bytes(tflite),
+    }
+    paths = (f"tflm/{policy.name}_model_data.h", f"tflm/{policy.name}_model_data.cc")
+    return {path: fill_template(f"model_data.{path.rsplit('.', 1)[1]}.in", facts) for path in paths}
+
+
+def operator_name(layer: Layer) -> str:
+    """Return the LiteRT builtin that a layer came from."""
+    if isinstance(layer, Dense):
+        return "FULLY_CONNECTED"
+    return layer.function if isinstance(layer, Lookup) else "RESHAPE"
+
+
+def tflm_arena_bytes(network: IntegerNetwork) -> int:
+    """Estimate from above the arena that TFLM needs for `network`; its interpreter is not run.
+
+    Activations, 16-byte aligned, as if none shared memory; per-channel multipliers and shifts; what TFLM
+    keeps for each operator and once. The two constants a layer are what its interpreter was seen to take
+    on a 64-bit host and a third more; a 32-bit core takes less. A test compares with what it takes today.
+    """
+    activations = sum(-(-tensor.size // 16) * 16 for tensor in network.tensors.values())
+    kept = sum(352 + 8 * len(layer.bias) if isinstance(layer, Dense) else 192 for layer in network.layers)
+    return -(-(1024 + activations + kept) // 16) * 16
+
+
+def _resolver_line(operator: str) -> str:
+    if operator in _ADD_METHODS:
+        return f" *   resolver.{_ADD_METHODS[operator]}();\n"
+    return f" *   {operator}: TensorFlow Lite Micro has no such operator; this model runs on eqrl only.\n"

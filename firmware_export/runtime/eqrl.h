@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* eqrl.h - what every exported policy shares: status values, placement macros, the params header.
+ *
+ * C99, C11 or C++17. No heap, no stdio, no floating-point arithmetic, no mutable globals.
+ */
+#ifndef EQRL_H
+#define EQRL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* A header of yours that defines the macros below, e.g. -DEQRL_CONFIG_FILE='"eqrl_config.h"'. */
+#ifdef EQRL_CONFIG_FILE
+#include EQRL_CONFIG_FILE
+#endif
+
+/* Where things are placed. Define any of them as an attribute of your compiler, for example
+ *   #define EQRL_CODE __attribute__((section(".itcm")))
+ * Empty means: wherever the linker puts code, constants and variables.
+ */
+#ifndef EQRL_CODE
+#define EQRL_CODE /* functions that run in a step */
+#endif
+#ifndef EQRL_PARAMS
+#define EQRL_PARAMS /* the linked-in params blob */
+#endif
+#ifndef EQRL_STATE
+#define EQRL_STATE /* for your own state objects: static EQRL_STATE mypolicy_state state; */
+#endif
+
+#define EQRL_ABI 1u /* of the params blob and the kernels; another number needs a new export */
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* EQRL_OK, a sum of flags (> 0: the result is valid), or one error (< 0: nothing was computed). */
+typedef int eqrl_status;
+
+enum {
+    EQRL_OK = 0,
+    EQRL_SATURATED = 1,              /* an observation lay outside the calibrated range */
+    EQRL_NOT_FINITE = 2,             /* an observation was NaN (taken as 0) or infinite */
+    EQRL_ERROR_PARAMS = -1,          /* not a params blob of this ABI and length, or not 4-aligned */
+    EQRL_ERROR_CONTRACT = -2,        /* params of a network with other shapes */
+    EQRL_ERROR_CRC = -3,             /* params damaged */
+    EQRL_ERROR_NOT_INITIALISED = -4, /* the state has not passed its init function */
+    EQRL_ERROR_ARGUMENT = -5,        /* a null pointer, or layers out of range */
+    EQRL_ERROR_SELFTEST = -6         /* a golden vector gave another answer */
+};
+
+/* The first bytes of a params blob; little endian. The blob is relocatable: it holds no address.
+ *
+ * After the header: one eqrl_params_entry for the observation edge, for each layer and for the action
+ * edge; then their blocks. The generated code takes no offset from the blob: its offsets follow from
+ * the shapes, and `contract` proves that the blob was laid out for the same ones.
+ */
+typedef struct {
+    uint32_t magic;         /* "EQRP" */
+    uint32_t abi;           /* EQRL_ABI */
+    uint32_t header_bytes;  /* of this struct */
+    uint32_t total_bytes;   /* header, entries and blocks */
+    uint32_t sequence;      /* higher is newer; for your updater, unused here */
+    uint32_t contract[8];   /* SHA-256 of everything that the generated code relies on */
+    uint32_t num_entries;
+    uint32_t crc32;         /* IEEE, of all bytes before this field and all bytes after signature */
+    uint32_t reserved;      /* 0 */
+    uint32_t signature[16]; /* 0; room for your updater's signature of all other bytes */
+} eqrl_params_header;
+
+typedef struct {
+    uint32_t kernel;      /* EQRL_KERNEL_... */
+    uint32_t offset;      /* of the block, in bytes from the start of the blob; 4-aligned */
+    uint32_t num_inputs;
+    uint32_t num_outputs;
+} eqrl_params_entry;
+
+/* How a block is laid out, and so which function reads it. */
+enum {
+    EQRL_KERNEL_OBSERVATION_F32 = 1,
+    EQRL_KERNEL_DENSE_S8 = 2,
+    EQRL_KERNEL_LOOKUP_S8 = 3,
+    EQRL_KERNEL_ARGMAX = 4,
+    EQRL_KERNEL_ARGMAX_MASKED = 5,
+    EQRL_KERNEL_AFFINE_F32 = 6
+};
+
+/* Check a params blob before anything is read from it.
+ *
+ * params       4-aligned, or NULL (an error)
+ * total_bytes  what the generated code expects; nothing beyond it is read
+ * contract     what the generated code expects
+ *
+ * Returns EQRL_OK, EQRL_ERROR_PARAMS, EQRL_ERROR_CONTRACT or EQRL_ERROR_CRC. Whether a blob comes from
+ * whom you trust is for your updater to check: a CRC finds damage, not malice.
+ */
+eqrl_status eqrl_params_check(const void *params, uint32_t total_bytes, const uint32_t contract[8]);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

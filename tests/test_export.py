@@ -1,0 +1,300 @@
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgeqrl.errors import UsageError
+from edgeqrl.network.integer_policy import IntegerPolicy
+from edgeqrl.network.ir import Dense
+from edgeqrl.network.read_tflite import read_tflite
+from edgeqrl.network.reference import Reference
+from firmware_export.emit import GoldenVectors, c_sources, export_sources, make_golden
+from firmware_export.emit.params import build_params
+from firmware_export.emit.tflm import tflm_arena_bytes
+from firmware_export.toolchain import host_compiler
+from tests.c_build import (
+    C_DIR,
+    C_ONLY_WARNINGS,
+    WARNINGS,
+    c_compiler,
+    compile_objects,
+    cxx_compiler,
+    run,
+    write_files,
+)
+from tests.c_policies import random_observations, random_policy
+from tests.tflite_writer import random_dense_tflite
+
+TFLITE = bytes(range(256)) * 3
+COMPILERS = ("zig", "gcc", "clang")
+
+
+def policies() -> tuple[IntegerPolicy, IntegerPolicy]:
+    """A discrete and a continuous policy that exercise every kernel but the masked one."""
+    rng = np.random.default_rng(3)
+    alpha = random_policy(rng, (6, 9, 17, 4), name="alpha", lookups=0.6, shape=(2, 3))
+    return alpha, random_policy(rng, (3, 33, 5), name="beta", head="affine", lookups=0.6)
+
+
+def golden_for(policy: IntegerPolicy) -> GoldenVectors:
+    return make_golden(policy, random_observations(np.random.default_rng(4), policy, 50))
+
+
+def exported(*chosen: IntegerPolicy) -> dict[str, bytes]:
+    files: dict[str, bytes] = {}
+    for policy in chosen:
+        files |= export_sources(policy, TFLITE, golden=golden_for(policy))
+    return files
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_files(tmp_path, exported(*policies()))
+    for program in C_DIR.iterdir():
+        (tmp_path / program.name).write_bytes(program.read_bytes())
+    return tmp_path
+
+
+def test_exporting_again_gives_the_same_bytes() -> None:
+    assert exported(*policies()) == exported(*policies())
+
+
+def test_files_are_those_that_the_readme_lists() -> None:
+    alpha, _ = policies()
+    files = export_sources(alpha, TFLITE, golden=golden_for(alpha))
+    runtime = [f"eqrl_{part}.c" for part in ("dense", "edges", "lookup", "params")]
+    expected = {
+        "alpha.h",
+        "alpha.c",
+        "alpha_params.c",
+        "alpha_params.bin",
+        "alpha_golden.h",
+        "alpha_golden.c",
+    }
+    expected |= {"README.txt", "example/main.c", "tflm/alpha_model_data.h", "tflm/alpha_model_data.cc"}
+    assert set(files) == expected | {*runtime, "eqrl.h", "eqrl_internal.h"}
+    assert set(c_sources(files)) == {"alpha.c", "alpha_params.c", "alpha_golden.c", *runtime}
+    assert files["alpha_params.bin"] == build_params(alpha)
+
+
+def test_without_golden_vectors_there_is_no_self_test() -> None:
+    files = export_sources(policies()[0], TFLITE)
+    assert not [path for path in files if "golden" in path]
+    assert b"selftest" not in files["README.txt"]
+
+
+def test_weights_change_the_params_and_nothing_else() -> None:
+    first, second = (random_policy(np.random.default_rng(i), (4, 8, 3), lookups=0) for i in (0, 1))
+    second = replace(second, action=first.action)
+    one, other = export_sources(first, TFLITE), export_sources(second, TFLITE)
+    assert {path for path in one if one[path] != other[path]} == {"robot_params.c", "robot_params.bin"}
+
+
+def test_params_in_c_are_the_blob() -> None:
+    alpha, _ = policies()
+    text = export_sources(alpha, TFLITE)["alpha_params.c"].decode()
+    body = text[text.index("= {") :]
+    words = [int(word.rstrip("u,"), 16) for word in body.split() if word.startswith("0x")]
+    assert np.array(words, "<u4").tobytes() == build_params(alpha)
+
+
+def test_runtime_says_its_licence_and_generated_files_whose_they_are() -> None:
+    alpha, _ = policies()
+    files = export_sources(alpha, TFLITE, golden=golden_for(alpha), licence_holder="Ann */ Other\n#error")
+    for path, content in files.items():
+        is_ours = path.startswith("eqrl") or path == "example/main.c"
+        assert (b"SPDX-License-Identifier: Apache-2.0" in content) == is_ours, path
+        if not is_ours and not path.endswith(".bin"):
+            assert b"Ann * / Other #error, who owns the model" in content, path
+    assert b"whoever owns the model" in export_sources(alpha, TFLITE)["alpha.c"]
+
+
+def test_a_hostile_policy_name_is_refused_before_anything_is_written() -> None:
+    with pytest.raises(UsageError, match="cannot name a policy"):
+        export_sources(replace(policies()[0], name='x"; #include "'), TFLITE)
+
+
+def test_hostile_tensor_names_stay_inside_their_comments(tmp_path: Path) -> None:
+    policy = random_policy(np.random.default_rng(0), (2, 3), lookups=0)
+    layer = replace(policy.network.layers[0], name="*/ #error /* \\\n#error \u202e ??/")
+    policy = replace(policy, network=replace(policy.network, layers=(layer,)))
+    write_files(tmp_path, export_sources(policy, TFLITE))
+    run([*c_compiler("zig"), "-std=c99", *WARNINGS, "-c", "robot_params.c"], tmp_path)
+
+
+@pytest.mark.parametrize("standard", ["c99", pytest.param("c11", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_c_compiles_without_a_warning(folder: Path, compiler: str, standard: str) -> None:
+    masked = random_policy(np.random.default_rng(8), (3, 4), name="gamma", head="masked")
+    bare = random_policy(np.random.default_rng(8), (5,), name="delta", head="affine")  # no layers at all
+    files = exported(*policies(), masked, bare)
+    write_files(folder, files)
+    flags = [f"-std={standard}", "-O2", *WARNINGS, *C_ONLY_WARNINGS, "-I."]
+    compile_objects([*c_compiler(compiler), *flags], [*c_sources(files), "example/main.c"], folder)
+
+
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_the_same_files_compile_as_cpp17_without_a_warning(folder: Path, compiler: str) -> None:
+    compiler_and_flags = [*cxx_compiler(compiler), "-std=c++17", "-O2", *WARNINGS, "-I."]
+    compile_objects([*compiler_and_flags, "-x", "c++"], c_sources(exported(*policies())), folder)
+    cpp = ["tflm/alpha_model_data.cc", "tflm/beta_model_data.cc", "caller.cc"]
+    compile_objects([*compiler_and_flags, "-Wold-style-cast"], cpp, folder)
+
+
+@pytest.mark.parametrize(
+    "level", ["-O0", *(pytest.param(o, marks=pytest.mark.slow) for o in ("-O1", "-O2")), "-O3"]
+)
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+def test_golden_vectors_pass_under_sanitizers(folder: Path, compiler: str, level: str) -> None:
+    sanitize = ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    files = [*c_sources(exported(*policies())), "two_policies.c"]
+    run([*c_compiler(compiler), "-std=c99", level, *sanitize, *files, "-o", "program"], folder)
+    assert run(["./program"], folder) == "passed\n"
+
+
+@pytest.mark.parametrize("flags", [["-O1"], ["-Os", "-DEQRL_HAS_LONG_MULTIPLY=0"]], ids=" ".join)
+def test_two_policies_share_one_runtime(folder: Path, flags: list[str]) -> None:
+    files = [*c_sources(exported(*policies())), "two_policies.c"]
+    run([*c_compiler("zig"), "-std=c99", *flags, *files, "-o", "program"], folder)
+    assert run(["./program"], folder) == "passed\n"
+
+
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+def test_cpp_calls_policies_compiled_as_c(folder: Path, compiler: str) -> None:
+    objects = compile_objects([*c_compiler(compiler), "-std=c99"], c_sources(exported(*policies())), folder)
+    run([*cxx_compiler(compiler), "-std=c++17", "caller.cc", *objects, "-o", "program"], folder)
+    assert run(["./program"], folder) == "passed\n"
+
+
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+def test_policies_compiled_as_cpp_pass_their_golden_vectors(tmp_path: Path, compiler: str) -> None:
+    rng = np.random.default_rng(5)
+    files = {}
+    for name in ("alpha", "beta"):
+        files |= exported(random_policy(rng, (4, 12, 7), head="masked", name=name))
+    write_files(tmp_path, files)
+    (tmp_path / "caller.cc").write_bytes((C_DIR / "caller.cc").read_bytes())
+    flags = ["-std=c++17", "-I.", "-x", "c++"]
+    run([*cxx_compiler(compiler), *flags, *c_sources(files), "caller.cc", "-o", "program"], tmp_path)
+    assert run(["./program"], tmp_path) == "passed\n"
+
+
+def test_the_self_test_finds_a_wrong_output(tmp_path: Path) -> None:
+    alpha, beta = policies()
+    golden = golden_for(alpha)
+    for field in ("outputs", "actions", "status"):
+        values = getattr(golden, field).copy()
+        values[-1] ^= 1
+        files = export_sources(alpha, TFLITE, golden=replace(golden, **{field: values})) | exported(beta)
+        write_files(tmp_path, files)
+        (tmp_path / "two_policies.c").write_bytes((C_DIR / "two_policies.c").read_bytes())
+        compiler = host_compiler().argv
+        run([*compiler, "-std=c99", *c_sources(files), "two_policies.c", "-o", "program"], tmp_path)
+        with pytest.raises(AssertionError, match="not alpha_selftest"):
+            run(["./program"], tmp_path)
+
+
+def test_params_are_replaced_at_run_time_or_refused(folder: Path) -> None:
+    beta = policies()[1]
+    alpha = random_policy(np.random.default_rng(12), (6, 9, 17, 4), name="alpha", lookups=0)
+    write_files(folder, exported(alpha))
+    files = [*c_sources(exported(alpha)), "replace_params.c"]
+    run([*host_compiler().argv, "-std=c99", *files, "-o", "program"], folder)
+    layers = [
+        replace(layer, weights=np.ascontiguousarray(-layer.weights)) if isinstance(layer, Dense) else layer
+        for layer in alpha.network.layers
+    ]
+    other = replace(alpha, network=replace(alpha.network, layers=tuple(layers)))
+    blob = build_params(alpha)
+    flipped, wrong_abi, signed = bytearray(blob), bytearray(blob), bytearray(blob)
+    flipped[-5] ^= 1
+    wrong_abi[4] ^= 2
+    signed[64:128] = bytes(range(64))
+    cases = {
+        "same": (blob, f"0 {zero_outputs(alpha)}"),
+        "newer": (build_params(other, sequence=7), f"0 {zero_outputs(other)}"),
+        "signed": (bytes(signed), f"0 {zero_outputs(alpha)}"),
+        "flipped": (bytes(flipped), "-3"),
+        "wrong_abi": (bytes(wrong_abi), "-1"),
+        "contract": (blob[:20] + b"x" + blob[21:], "-2"),
+        "beta": (build_params(beta), "-1"),
+        "empty": (b"", "-1"),
+        "erased": (b"\xff" * len(blob), "-1"),
+    }
+    assert cases["same"][1] != cases["newer"][1]
+    for name, (content, expected) in cases.items():
+        (folder / "blob.bin").write_bytes(content)
+        assert run(["./program", "blob.bin"], folder) == f"{expected}\n-1\n", name
+
+
+def zero_outputs(policy: IntegerPolicy) -> str:
+    source = policy.network.tensors[policy.network.inputs[0]]
+    answer = Reference(policy.network).run({source.name: np.zeros((1, *source.shape), np.int8)})
+    return " ".join(str(v) for v in answer[policy.network.outputs[0]].ravel())
+
+
+@pytest.mark.parametrize("level", [pytest.param("-Os", marks=pytest.mark.slow), "-O2"])
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+@pytest.mark.parametrize("head", ["argmax", "masked", "affine"])
+def test_every_observation_takes_the_same_blocks(
+    tmp_path: Path, compiler: str, level: str, head: str
+) -> None:
+    rng = np.random.default_rng(6)
+    policy = random_policy(rng, (7, 12, 12, 5), head=head, name="alpha", lookups=0.5)
+    files = export_sources(policy, TFLITE)
+    write_files(tmp_path, files)
+    halves = "-DEQRL_HAS_LONG_MULTIPLY=0"
+    traced = [*c_compiler(compiler), "-std=c99", level, halves, "-fsanitize-coverage=trace-pc"]
+    objects = compile_objects(traced, c_sources(files), tmp_path)
+    (tmp_path / "trace.c").write_bytes((C_DIR / "trace.c").read_bytes())
+    run([*c_compiler(compiler), "-no-pie", "trace.c", *objects, "-o", "program"], tmp_path)
+    rows = random_observations(rng, policy, 500).reshape(500, -1).view(np.uint32)
+    if head == "masked":
+        masks = np.pad(rng.random((500, 5)) < 0.3, ((0, 0), (0, 3))).astype(np.uint8)
+        rows = np.concatenate((rows, masks.view(np.uint32)), axis=1)
+    found = run(["./program"], tmp_path, stdin=np.ascontiguousarray(rows).tobytes())
+    assert found.startswith("500 rows, ")
+    assert int(found.split()[2]) > 100, "the coverage hook was not called"
+
+
+def test_the_model_array_holds_the_tflite_file(tmp_path: Path) -> None:
+    files = exported(policies()[0])
+    write_files(tmp_path, files)
+    (tmp_path / "dump.cc").write_text(
+        '#include <cstdio>\n#include <cstdint>\n#include "tflm/alpha_model_data.h"\n'
+        "int main() { if (reinterpret_cast<std::uintptr_t>(g_model) % 16 != 0) return 1;\n"
+        "std::fwrite(g_model, 1, g_model_len, stdout); return alpha::kArenaBytes > 0 ? 0 : 1; }\n"
+    )
+    run([*cxx_compiler("gcc"), "-std=c++17", "dump.cc", "tflm/alpha_model_data.cc", "-o", "dump"], tmp_path)
+    assert subprocess.run(["./dump"], cwd=tmp_path, capture_output=True, check=True).stdout == TFLITE
+    header = files["tflm/alpha_model_data.h"].decode()
+    assert "resolver.AddFullyConnected();" in header
+    assert "resolver.AddReshape();" in header
+
+
+def test_the_example_runs(tmp_path: Path) -> None:
+    policy = random_policy(np.random.default_rng(0), (2, 3), head="affine")
+    files = export_sources(policy, TFLITE)
+    write_files(tmp_path, files)
+    sources = [*c_sources(files), "example/main.c"]
+    run([*host_compiler().argv, "-std=c99", "-I.", *sources, "-o", "program"], tmp_path)
+    assert run(["./program"], tmp_path).startswith("action[0] = ")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "activations"),
+    [([1, 1], ["NONE"]), ([4, 64, 64, 2], ["RELU", "RELU", "NONE"]), ([9, 300, 7], ["TANH", "LOGISTIC"])],
+)
+def test_tflm_needs_no_more_arena_than_estimated(
+    sizes: list[int], activations: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    runtime = pytest.importorskip("tflite_micro").runtime
+    tflite = random_dense_tflite(np.random.default_rng(0), sizes, activations)
+    interpreter = runtime.Interpreter.from_bytes(tflite, arena_size=2**20)
+    interpreter.print_allocations()
+    reported = capfd.readouterr()
+    lines = (reported.out + reported.err).splitlines()
+    needed = int(next(line.split()[-2] for line in lines if "Arena allocation total" in line))
+    assert 0.5 * tflm_arena_bytes(read_tflite(tflite)) < needed <= tflm_arena_bytes(read_tflite(tflite))

@@ -1,0 +1,173 @@
+import re
+import struct
+import zlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import firmware_export
+from edgeqrl.errors import DataError, UnsupportedOperatorError
+from edgeqrl.network.edges import AffineEdge, ArgmaxEdge
+from edgeqrl.network.integer_policy import IntegerPolicy
+from edgeqrl.network.ir import Dense, IntegerNetwork, Lookup, Tensor
+from firmware_export.emit import params
+from firmware_export.emit.packing import Kernel, PackedDense, pack_dense
+from firmware_export.emit.params import build_params, executed_layers, plan_params, read_params
+from tests.c_policies import random_policy
+
+RUNTIME = Path(firmware_export.__file__).parent / "runtime"
+
+
+def with_field(blob: bytes, at: int, value: int) -> bytes:
+    """Write a header word and make the checksum right again."""
+    changed = bytearray(blob)
+    struct.pack_into("<I", changed, at, value)
+    crc = zlib.crc32(changed[128:], zlib.crc32(changed[:56]))
+    struct.pack_into("<I", changed, 56, crc)
+    return bytes(changed)
+
+
+def test_constants_are_those_of_the_runtime() -> None:
+    header = (RUNTIME / "eqrl.h").read_text()
+    kernels = re.findall(r"EQRL_KERNEL_(\w+) = (\d+)", header)
+    assert {name: int(value) for name, value in kernels} == {k.name: k.value for k in Kernel}
+    assert f"#define EQRL_ABI {params.ABI}u" in header
+    fields = re.search(r"typedef struct \{([^}]*)\} eqrl_params_header;", header)
+    assert fields is not None
+    words = [int(n or 1) for n in re.findall(r"uint32_t \w+(?:\[(\d+)\])?;", fields[1])]
+    assert sum(words) * 4 == params.HEADER_BYTES
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.lists(st.integers(1, 33), min_size=2, max_size=5),
+    st.sampled_from(["argmax", "masked", "affine"]),
+)
+def test_reading_inverts_building(seed: int, sizes: list[int], head: str) -> None:
+    policy = random_policy(np.random.default_rng(seed), sizes, head=head)
+    blob = build_params(policy, sequence=seed)
+    found = read_params(blob)
+    assert (found.sequence, found.contract) == (seed, plan_params(policy).contract)
+    assert found.entries == plan_params(policy).entries
+    for layer, block in zip(executed_layers(policy), found.blocks[1:-1], strict=True):
+        if isinstance(layer, Lookup):
+            np.testing.assert_array_equal(block, layer.table)
+        else:
+            require_same_dense(policy.network, layer, block)
+    edge = policy.observation
+    multiplier, bias = edge.inverse
+    assert [v % 2**32 for v in found.blocks[0]] == [multiplier, bias, edge.zero_point % 2**32]  # type: ignore[union-attr]
+    assert found.blocks[-1] == expected_action(policy.action)
+
+
+def require_same_dense(network: IntegerNetwork, layer: Dense, block: object) -> None:
+    assert isinstance(block, PackedDense)
+    for field in ("weights", "bias", "multiplier", "shift", "output_min", "output_max"):
+        np.testing.assert_array_equal(getattr(block, field), getattr(layer, field))
+    assert block.input_zero_point == network.tensors[layer.input].zero_point
+    assert block.output_zero_point == network.tensors[layer.output].zero_point
+
+
+def expected_action(action: object) -> tuple[int, ...]:
+    if isinstance(action, ArgmaxEdge):
+        return (action.start,)
+    assert isinstance(action, AffineEdge)
+    rows = zip(action.gain, action.offset, action.low, action.high, action.fraction_bits, strict=True)
+    return tuple(value for row in rows for value in row)
+
+
+def test_blocks_are_words_in_a_row_without_gaps() -> None:
+    layout = plan_params(random_policy(np.random.default_rng(1), (3, 5, 7, 2), head="affine"))
+    ends = [entry.offset + entry.num_bytes for entry in layout.entries]
+    assert [entry.offset for entry in layout.entries[1:]] + [layout.total_bytes] == ends
+    assert all(entry.offset % 4 == 0 for entry in layout.entries)
+
+
+def test_contract_is_the_same_for_other_weights_of_the_same_shapes() -> None:
+    contracts = {
+        plan_params(random_policy(np.random.default_rng(i), (4, 8, 3), lookups=0)).contract for i in range(20)
+    }
+    # The first action's number differs between these policies, and code relies on its meaning.
+    starts = {
+        random_policy(np.random.default_rng(i), (4, 8, 3), lookups=0).action.start  # type: ignore[union-attr]
+        for i in range(20)
+    }
+    assert len(contracts) == len(starts)
+
+
+def test_contract_changes_with_whatever_the_code_relies_on() -> None:
+    policy = random_policy(np.random.default_rng(0), (4, 4, 4, 4), lookups=0)
+    action = policy.action
+    assert isinstance(action, ArgmaxEdge)
+    network = policy.network
+    first, second, third = network.layers
+    rewired = (first, second, replace(third, input=second.input))
+    shaped = replace(policy.observation, shape=(2, 2))
+    tensors = {**network.tensors, "in": replace(network.tensors["in"], shape=(2, 2))}
+    others = [
+        replace(policy, action=replace(action, start=action.start + 1)),
+        replace(policy, action=replace(action, is_masked=True)),
+        replace(policy, network=replace(network, layers=rewired)),
+        replace(policy, observation=shaped, network=replace(network, tensors=tensors)),
+        random_policy(np.random.default_rng(0), (4, 4, 4), lookups=0),
+    ]
+    contracts = {plan_params(other).contract for other in (policy, *others)}
+    assert len(contracts) == len(others) + 1
+
+
+@pytest.mark.parametrize("where", [0, 4, 8, 12, 16, 20, 52, 56, 128, 200, -1])
+def test_damage_is_found_wherever_it_is(where: int) -> None:
+    blob = bytearray(build_params(random_policy(np.random.default_rng(2))))
+    blob[where] ^= 0x10
+    with pytest.raises(DataError, match="Export the policy again"):
+        read_params(bytes(blob))
+
+
+@pytest.mark.parametrize("length", [0, 1, 127, 128, 300])
+def test_a_truncated_blob_is_refused(length: int) -> None:
+    with pytest.raises(DataError):
+        read_params(build_params(random_policy(np.random.default_rng(2)))[:length])
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "message"),
+    [
+        (52, 2**31, "length"),  # number of entries
+        (128, 99, "kernel 99"),  # the first entry's kernel
+        (132, 2**32 - 4, "outside"),  # its offset
+        (132, 241, "outside"),
+    ],
+)
+def test_a_lying_blob_with_a_right_checksum_is_refused(at: int, value: int, message: str) -> None:
+    blob = build_params(random_policy(np.random.default_rng(2)))
+    with pytest.raises(DataError, match=message):
+        read_params(with_field(blob, at, value))
+
+
+def test_signature_is_not_part_of_the_checksum() -> None:
+    blob = bytearray(build_params(random_policy(np.random.default_rng(2))))
+    blob[64:128] = b"s" * 64
+    read_params(bytes(blob))
+
+
+def test_a_layer_that_could_overflow_in_the_last_clamp_is_refused() -> None:
+    source, target = Tensor("a", (1,), 1.0, 0), Tensor("b", (1,), 1.0, 0)
+    one = np.ones(1, np.int32)
+    safe = Dense(
+        "b", "a", "b", np.zeros((1, 1), np.int8), one * (2**31 - 600), one * 2**30, one * 0, -128, 127
+    )
+    pack_dense(safe, source, target)
+    with pytest.raises(UnsupportedOperatorError, match="FULLY_CONNECTED at 'b'"):
+        pack_dense(replace(safe, bias=one * (2**31 - 100)), source, target)
+
+
+def test_an_action_beyond_int32_is_refused() -> None:
+    policy = random_policy(np.random.default_rng(0), (2, 3))
+    action = ArgmaxEdge(3, start=2**31)
+    with pytest.raises(UnsupportedOperatorError, match="int32"):
+        build_params(IntegerPolicy("p", policy.observation, policy.network, action))
