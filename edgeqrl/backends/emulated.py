@@ -1,0 +1,189 @@
+"""The policy inside a board's own ELF, on an emulated core: cortex-m0plus and cortex-m4."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeqrl.backends.host_c import policy_of_network
+from edgeqrl.data import data_folder
+from edgeqrl.errors import DeviceError, require_name
+from edgeqrl.interfaces import State
+from edgeqrl.network.edges import ArgmaxEdge
+from edgeqrl.network.integer_policy import IntegerPolicy, num_outputs
+from edgeqrl.network.ir import IntegerNetwork
+from edgeqrl.network.read_tflite import read_tflite
+from edgeqrl.network.reference import require_inputs
+from firmware_export.board import Board, load_board
+from firmware_export.build import Firmware, compile_firmware
+from firmware_export.elf import read_elf
+from firmware_export.emit import export_sources
+from firmware_export.emulators.emulator import EmulatedFirmware, Profile
+from firmware_export.fit import estimate_us, timing_model
+from firmware_export.stack import stack_bound
+from firmware_export.toolchain import Compiler, find_compiler
+
+# The board on which a bare network runs when only its core is named.
+_BOARD_OF_CORE = {"cortex-m0plus": "rpi-pico", "cortex-m4": "mps2-an386"}
+
+
+class EmulatedPolicy:
+    """The Policy of a firmware ELF on its board's emulated core. Close it, or use it as a context manager."""
+
+    def __init__(self, firmware: Firmware, policy: IntegerPolicy, board: Board) -> None:
+        """Load the ELF of `firmware`, which was built from `policy` for `board`."""
+        self.name = board.core
+        self.policy = policy
+        self.emulated = EmulatedFirmware(firmware.elf, policy.name, board)
+        used = 4 * policy.observation.size + self._num_mask_bytes
+        if not used <= self.emulated.observation_bytes < used + 4:
+            self.close()
+            raise DeviceError(f"The firmware's observation struct does not fit the policy '{policy.name}'.")
+
+    def step(
+        self, observations: NDArray[Any], action_masks: NDArray[np.bool_] | None = None
+    ) -> tuple[NDArray[np.int64] | NDArray[np.float32], NDArray[np.uint8]]:
+        """Return actions [N] or [N, *action_shape], and status flags [N], for observations [N, *shape]."""
+        actions, status = self.emulated.step(self.structs(observations, action_masks))
+        if np.any(status < 0):
+            raise DeviceError(f"{self.policy.name}_step returned {status.min()} on the emulated {self.name}.")
+        flags = status.astype(np.uint8)
+        action = self.policy.action
+        if isinstance(action, ArgmaxEdge):
+            return actions.view("<i4")[:, 0].astype(np.int64), flags
+        return actions.view("<f4").reshape(len(actions), *action.shape), flags
+
+    def act(
+        self,
+        observations: NDArray[Any],
+        state: State | None,
+        *,
+        episode_start: NDArray[np.bool_],
+        action_masks: NDArray[np.bool_] | None = None,
+        rng: Sequence[np.random.Generator] | None = None,
+    ) -> tuple[NDArray[Any], State]:
+        """Step every row through the firmware; the policy has no memory and draws nothing."""
+        actions, _ = self.step(observations, action_masks)
+        return actions, ()
+
+    def profile(self, observation: NDArray[Any], action_mask: NDArray[np.bool_] | None = None) -> Profile:
+        """Count the step of one observation [*shape]: instructions, stack, trace."""
+        masks = None if action_mask is None else action_mask[None]
+        return self.emulated.profile(self.structs(np.asarray(observation)[None], masks)[0])
+
+    def count_instructions(self, observations: NDArray[Any]) -> int:
+        """Count the instructions of the step of the first of `observations` [N, *shape]."""
+        return self.profile(observations[0]).instructions
+
+    def structs(
+        self, observations: NDArray[Any], action_masks: NDArray[np.bool_] | None = None
+    ) -> NDArray[np.uint8]:
+        """Lay observations [N, *shape] and masks out as NAME_observation structs [N, observation_bytes]."""
+        rows = np.ascontiguousarray(observations, "<f4")
+        if rows.shape[1:] != self.policy.observation.shape:
+            raise ValueError(f"observations must be [N, {self.policy.observation.shape}], got {rows.shape}")
+        structs = np.zeros((len(rows), self.emulated.observation_bytes), np.uint8)
+        mask_start = 4 * self.policy.observation.size
+        structs[:, :mask_start] = rows.reshape(len(rows), mask_start // 4).view(np.uint8)
+        if self._num_mask_bytes:
+            mask: Any = True if action_masks is None else action_masks
+            structs[:, mask_start : mask_start + self._num_mask_bytes] = mask
+        return structs
+
+    @property
+    def _num_mask_bytes(self) -> int:
+        action = self.policy.action
+        return action.num_actions if isinstance(action, ArgmaxEdge) and action.is_masked else 0
+
+    def close(self) -> None:
+        """End the emulator."""
+        self.emulated.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class EmulatedNetwork:
+    """The Network of a `.tflite` built for a board and run on its emulated core: integers in and out."""
+
+    def __init__(self, network: IntegerNetwork, board: Board, *, compiler: Compiler | None = None) -> None:
+        """Export and build `network`, which has one input and one output."""
+        self.name = board.core
+        self.network = network
+        self._policy = policy_of_network(network)
+        self.board = board
+        self.firmware = compile_firmware(export_sources(self._policy, b""), board, compiler=compiler)
+        self.emulated = EmulatedFirmware(self.firmware.elf, self.firmware.name, board)
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Return the output [N, *shape] for the input [N, *shape], by tensor name."""
+        values = require_inputs(self.network, inputs)[self.network.inputs[0]]
+        outputs, status = self.emulated.infer(values, num_outputs(self._policy.action))
+        if np.any(status < 0):
+            raise DeviceError(f"The network returned status {status.min()} on the emulated {self.name}.")
+        (output,) = self.network.outputs
+        return {output: outputs.reshape(len(values), *self.network.tensors[output].shape)}
+
+    def close(self) -> None:
+        """End the emulator."""
+        self.emulated.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def open_policy(policy: IntegerPolicy, core: str) -> EmulatedPolicy:
+    """Export and build `policy` for the board that stands for `core`, and emulate it."""
+    board = load_board(_BOARD_OF_CORE[core], data_folder("boards"))
+    firmware = compile_firmware(export_sources(policy, b""), board)
+    return EmulatedPolicy(firmware, policy, board)
+
+
+def open_network_m0plus(tflite: bytes) -> EmulatedNetwork:
+    """Build the network of a fully-integer `.tflite` for a Cortex-M0+ and emulate it."""
+    return _open_network(read_tflite(tflite), "cortex-m0plus")
+
+
+def open_network_m4(tflite: bytes) -> EmulatedNetwork:
+    """Build the network of a fully-integer `.tflite` for a Cortex-M4 and emulate it."""
+    return _open_network(read_tflite(tflite), "cortex-m4")
+
+
+def bench_network(tflite: bytes, core: str, *, compiler: str | None = None) -> dict[str, Any]:
+    """Measure one inference of a fully-integer `.tflite`: what `edgeqrl bench` shows.
+
+    Sizes are of the whole firmware; instructions and stack are of NAME_infer alone. Raises UsageError for an
+    unknown core or compiler.
+    """
+    network = read_tflite(tflite)
+    with _open_network(network, core, compiler) as device:
+        (name,) = network.inputs
+        values = np.random.default_rng(0).integers(-128, 128, network.tensors[name].size).astype(np.int8)
+        profile = device.emulated.profile_infer(values)
+        firmware, board = device.firmware, device.board
+    return {
+        "core": core,
+        "board": board.name,
+        "compiler": firmware.compiler,
+        "macs": network.num_macs,
+        "instructions": profile.instructions,
+        "instructions_per_mac": round(profile.instructions / max(network.num_macs, 1), 2),
+        "estimate_us": round(estimate_us(profile.instructions, board), 1),
+        "estimate_model": f"{timing_model(board).name}, {board.clock_hz / 1e6:g} MHz",
+        "stack_bytes": stack_bound(read_elf(firmware.elf), f"{firmware.name}_infer"),
+        "measured_stack_bytes": profile.stack_bytes,
+        "flash_bytes": firmware.sizes.flash_bytes,
+        "ram_bytes": firmware.sizes.ram_bytes,
+    }
+
+
+def _open_network(network: IntegerNetwork, core: str, compiler: str | None = None) -> EmulatedNetwork:
+    board = load_board(_BOARD_OF_CORE[require_name("core", core, _BOARD_OF_CORE)], data_folder("boards"))
+    return EmulatedNetwork(network, board, compiler=find_compiler(compiler))

@@ -1,0 +1,243 @@
+"""Compile exported C with a board's port into firmware: ELF, flat binary and sizes."""
+
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+from edgeqrl.errors import MissingToolError
+from firmware_export.board import Board
+from firmware_export.elf import Elf, read_elf
+from firmware_export.fit import FirmwareSizes, require_fits
+from firmware_export.instruction_set import attribute_problems, forbidden_instructions
+from firmware_export.linker_script import render_linker_script
+from firmware_export.stack import stack_bound
+from firmware_export.toolchain import Compiler, find_compiler, run_compiler
+from firmware_export.uf2 import boot2_crc32
+
+_PORTS = Path(__file__).resolve().parent / "ports"
+_IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+_DOES_NOT_FIT = re.compile(r"will not fit in region|overflowed by|no room for the stack")
+_ENDLESS_BYTES = 2**27  # to measure what does not fit
+
+# -g keeps the symbol table (zig strips without it); the script drops the debug sections, which hold paths.
+# Jump tables and loop idioms would put data into code and calls of memcpy into memcpy.
+_FLAGS = (
+    "-std=c99",
+    "-O2",
+    "-g",
+    "-ffreestanding",
+    "-fno-builtin",
+    "-ffp-contract=off",
+    "-fomit-frame-pointer",
+    "-ffunction-sections",
+    "-fdata-sections",
+    "-fno-jump-tables",
+    "-fno-common",
+    "-fno-unwind-tables",
+    "-fno-asynchronous-unwind-tables",
+    "-fno-stack-protector",
+    "-fno-pic",
+    "-Wall",
+    "-Wextra",
+)
+_COMPILER_FLAGS = {
+    "zig": ("-fno-sanitize=undefined", "-Wno-unused-command-line-argument"),
+    "arm-none-eabi-gcc": ("-fno-tree-loop-distribute-patterns",),
+}
+_LINK_FLAGS = ("-Wl,--gc-sections", "-Wl,-e,Reset_Handler", "-Wl,--build-id=none", "-Wl,-T,link.ld")
+
+
+@dataclass(frozen=True, eq=False)
+class Firmware:
+    """A linked image for one board, checked: only the core's instructions, attributes right, it fits."""
+
+    name: str  # of the policy
+    board: str
+    elf: bytes
+    bin: bytes  # to be stored at the start of flash
+    start: int  # address of the first byte of `bin`
+    sizes: FirmwareSizes
+    compiler: str  # name and version
+    runs_from_ram: bool
+
+
+def compile_firmware(
+    sources: Mapping[str, bytes],
+    board: Board,
+    *,
+    compiler: Compiler | None = None,
+    with_selftest: bool = False,
+) -> Firmware:
+    """Build the firmware of one exported policy for a board.
+
+    `sources` is what `export_sources` returned; with `with_selftest` it must include golden vectors. The
+    same sources, board and compiler give the same bytes on every machine. Raises MissingToolError without
+    a compiler and BoardFitError, with the numbers, if the image does not fit.
+    """
+    chosen = compiler or find_compiler()
+    name = _policy_name(sources)
+    files = {**_port_files(board), **_checked(sources), "eqrl_port_policy.h": _glue(name, with_selftest)}
+    placements = (True, False) if board.runs_from_ram else (False,)
+    for runs_from_ram in placements:
+        elf = _link(files, board, chosen, name, runs_from_ram)
+        if elf is not None:
+            return _firmware(elf, board, chosen, name, runs_from_ram)
+    endless = replace(
+        board,
+        regions=tuple(
+            replace(r, bytes=max(r.bytes, _ENDLESS_BYTES * (r.name != "boot2"))) for r in board.regions
+        ),
+    )
+    oversize = _link(files, endless, chosen, name, False)
+    assert oversize is not None, "an image of any size fits endless regions"
+    require_fits(_sizes(read_elf(oversize), endless, len(_flat(read_elf(oversize), endless)[1])), board)
+    raise AssertionError("the linker found no room, and yet the sizes fit")
+
+
+def _firmware(data: bytes, board: Board, compiler: Compiler, name: str, runs_from_ram: bool) -> Firmware:
+    data = _with_boot2_crc(data)
+    elf = read_elf(data)
+    problems = attribute_problems(elf, board.core, board.fpu) + forbidden_instructions(elf, board.core)
+    assert not problems, f"{compiler.name} built for another core: {problems[:5]}"
+    start, flat = _flat(elf, board)
+    sizes = _sizes(elf, board, len(flat))
+    require_fits(sizes, board)
+    label = f"{compiler.name} {compiler.version}"
+    return Firmware(name, board.name, data, flat, start, sizes, label, runs_from_ram)
+
+
+def _policy_name(sources: Mapping[str, bytes]) -> str:
+    """Return the policy's name: that of the one NAME_params.c."""
+    names = [
+        PurePosixPath(path).name.removesuffix("_params.c") for path in sources if path.endswith("_params.c")
+    ]
+    names = [name for name in names if name != "eqrl"]
+    if len(names) != 1 or not _IDENTIFIER.fullmatch(names[0]):
+        raise ValueError(f"sources must hold one NAME_params.c, found {names}")
+    return names[0]
+
+
+def _checked(sources: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Keep the C files and headers at the top; the folders hold what is for the user's own builds."""
+    for path in sources:
+        pure = PurePosixPath(path)
+        if pure.is_absolute() or ".." in pure.parts:
+            raise ValueError(f"not a relative path: {path!r}")
+    return {
+        f"src/{path}": content
+        for path, content in sources.items()
+        if "/" not in path and path.endswith((".c", ".h"))
+    }
+
+
+def _port_files(board: Board) -> dict[str, bytes]:
+    folder = _PORTS / board.port
+    names = ["startup.S", "main.c", "memory.c", *board.port_sources]
+    for name in board.port_sources:
+        if not (folder / name).is_file():
+            raise ValueError(f"board {board.name} wants {name}, which port {board.port} does not have")
+    headers = [path.name for path in folder.glob("*.h")]
+    return {name: (folder / name).read_bytes() for name in (*names, *sorted(headers))}
+
+
+def _glue(name: str, with_selftest: bool) -> bytes:
+    """Render the header that tells the port which policy it runs."""
+    golden = [f'#include "{name}_golden.h"', f"#define EQRL_PORT_SELFTEST {name}_selftest"]
+    lines = [
+        "/* Generated. */",
+        "#ifndef EQRL_PORT_POLICY_H",
+        "#define EQRL_PORT_POLICY_H",
+        f'#include "{name}.h"',
+        *(golden if with_selftest else []),
+        *(f"typedef {name}_{kind} eqrl_port_{kind}_t;" for kind in ("state", "observation", "action")),
+        *(f"#define EQRL_PORT_{kind.upper()} {name}_{kind}" for kind in ("init", "step", "reset")),
+        f'#define EQRL_PORT_POLICY_NAME "{name}"',
+        f"#define EQRL_PORT_HAS_SELFTEST {int(with_selftest)}",
+        "#endif",
+    ]
+    return "\n".join([*lines, ""]).encode()
+
+
+def _link(
+    files: Mapping[str, bytes], board: Board, compiler: Compiler, name: str, runs_from_ram: bool
+) -> bytes | None:
+    """Compile and link in a temporary folder; None if the image does not fit the regions."""
+    with tempfile.TemporaryDirectory(prefix="edgeqrl-") as temporary:
+        folder = Path(temporary)
+        for path, content in files.items():
+            place = folder / path
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(content)
+        (folder / "link.ld").write_text(render_linker_script(board, runs_from_ram=runs_from_ram))
+        result = run_compiler(_command(files, board, compiler, name), folder)
+        if result.returncode == 0:
+            data = (folder / "firmware.elf").read_bytes()
+            assert folder.name.encode() not in data, "the image holds the name of its temporary folder"
+            return data
+        if _DOES_NOT_FIT.search(result.stderr):
+            return None
+        complaints = [line for line in result.stderr.splitlines() if "error" in line] or ["no message"]
+        raise MissingToolError(
+            f"{compiler.name} {compiler.version} cannot build the firmware: {complaints[0][:300]}. Try "
+            "another version, or another compiler with --compiler."
+        )
+
+
+def _command(files: Mapping[str, bytes], board: Board, compiler: Compiler, name: str) -> list[str]:
+    """Return the one call that compiles and links, with relative paths only."""
+    units = sorted(path for path in files if path.endswith((".c", ".S")))
+    folders = sorted({str(PurePosixPath(path).parent) for path in files if path.endswith(".h")})
+    definitions = {
+        "EQRL_NUM_INTERRUPTS": f"{board.num_interrupts}",
+        "EQRL_HAS_FPU": f"{int(board.fpu != 'none')}",
+        "EQRL_CLOCK_HZ": f"{board.clock_hz}u",
+        "EQRL_UART_BASE": f"{board.uart.base:#x}u",
+        "EQRL_UART_BAUD": f"{board.uart.baud}u",
+    }
+    # What an emulator or a debugger calls stays, even where the compiler has inlined it.
+    kept = [f"-Wl,-u,{name}_{function}" for function in ("init", "step", "infer")]
+    return [
+        *compiler.argv,
+        *compiler.core_flags(board.core, board.fpu),
+        *_FLAGS,
+        *_COMPILER_FLAGS[compiler.name],
+        *(f"-D{key}={value}" for key, value in definitions.items()),
+        *(f"-I{folder}" for folder in folders),
+        *units,
+        *_LINK_FLAGS,
+        *kept,
+        *compiler.link_flags,
+        "-o",
+        "firmware.elf",
+    ]
+
+
+def _sizes(elf: Elf, board: Board, flash_bytes: int) -> FirmwareSizes:
+    ram = board.region("ram")
+    static = sum(s.memory_bytes for s in elf.segments if ram.start <= s.address < ram.end)
+    # ARMv6-M, v7-M: eight words on an exception, 18 more with an FPU in use, one to align (DDI 0403, B1.5.6)
+    frame = 4 * (9 + 18 * (board.fpu != "none"))
+    stack = stack_bound(elf, "main") + frame + stack_bound(elf, "eqrl_port_fault")
+    return FirmwareSizes(flash_bytes, static, stack)
+
+
+def _flat(elf: Elf, board: Board) -> tuple[int, bytes]:
+    """Return the start and content of flash; gaps are 0xFF, as erased flash is."""
+    ram = board.region("ram")
+    stored = [s for s in elf.segments if s.content and not ram.start <= s.load_address < ram.end]
+    start = min(s.load_address for s in stored)
+    image = bytearray(b"\xff" * (max(s.load_address + len(s.content) for s in stored) - start))
+    for s in stored:
+        image[s.load_address - start : s.load_address - start + len(s.content)] = s.content
+    return start, bytes(image)
+
+
+def _with_boot2_crc(data: bytes) -> bytes:
+    """Write the CRC-32 that the RP2040's boot ROM checks behind the 252 bytes of a second stage."""
+    offset = read_elf(data).section_offsets.get(".boot2")
+    if offset is None:
+        return data
+    crc = boot2_crc32(data[offset : offset + 252])
+    return data[: offset + 252] + crc.to_bytes(4, "little") + data[offset + 256 :]

@@ -1,0 +1,200 @@
+"""Runs Arm code in unicorn, in a process of its own: unicorn is GPL-2, and nothing else imports it.
+
+Self-contained, started by file name. Requests and replies are frames over stdin and stdout: the lengths of
+a JSON header and of a binary payload (two little-endian uint32), then both. Counts, trace and stack are taken
+on a second machine: a hook added after a machine's first run sees nothing, and each costs a hundredfold.
+"""
+
+import hashlib
+import json
+import struct
+import sys
+from array import array
+from collections.abc import Callable
+from typing import Any, BinaryIO
+
+import unicorn
+from unicorn import arm_const as arm
+
+_FRAME = struct.Struct("<II")
+_PAGE = 4096
+_RETURN_ADDRESS = 0x0F00_0000  # in the code region, so executable, and no board has memory there
+_SYSTEM_CONTROL = 0xE000_E000
+_PAINT = 0xA5
+_MODELS = {"cortex-m0plus": arm.UC_CPU_ARM_CORTEX_M0, "cortex-m4": arm.UC_CPU_ARM_CORTEX_M4}
+_SET, _CLEAR = 0x2000, 0x3000  # RP2040: aliases of a register block
+
+Header = dict[str, Any]
+
+
+class Machine:
+    """One core with its board's memory."""
+
+    def __init__(self, core: str, memory: list[list[int]]) -> None:
+        # Never UC_MODE_MCLASS: it turns every model into a Cortex-M33.
+        self.uc = unicorn.Uc(unicorn.UC_ARCH_ARM, unicorn.UC_MODE_THUMB, _MODELS[core])
+        for start, size in memory:
+            low = start & -_PAGE
+            self.uc.mem_map(low, -(-(start + size - low) // _PAGE) * _PAGE)
+        self.uc.mem_map(_RETURN_ADDRESS, _PAGE)
+        self.uc.mem_map(_SYSTEM_CONTROL, _PAGE)
+
+    def write(self, chunks: list[list[int]], payload: bytes) -> None:
+        """Write consecutive parts of `payload` to [address, size] chunks."""
+        offset = 0
+        for address, size in chunks:
+            self.uc.mem_write(address, payload[offset : offset + size])
+            offset += size
+
+    def call(self, function: int, arguments: tuple[int, ...], stack_top: int) -> int:
+        """Call a function with up to four arguments and return r0 as a signed number."""
+        uc = self.uc
+        for register, value in zip(
+            (arm.UC_ARM_REG_R0, arm.UC_ARM_REG_R1, arm.UC_ARM_REG_R2), arguments, strict=False
+        ):
+            uc.reg_write(register, value)
+        uc.reg_write(arm.UC_ARM_REG_SP, stack_top)
+        uc.reg_write(arm.UC_ARM_REG_LR, _RETURN_ADDRESS | 1)
+        uc.emu_start(function | 1, _RETURN_ADDRESS)
+        if uc.reg_read(arm.UC_ARM_REG_PC) & ~1 != _RETURN_ADDRESS:
+            raise RuntimeError(f"stopped at {uc.reg_read(arm.UC_ARM_REG_PC):#x} instead of returning")
+        result: int = uc.reg_read(arm.UC_ARM_REG_R0)
+        return result - 2**32 if result >> 31 else result
+
+
+class Worker:
+    """Answers requests; holds the machine that plays."""
+
+    def __init__(self) -> None:
+        self._load: Header = {}
+        self._machine: Machine | None = None
+
+    def load(self, header: Header, payload: bytes) -> tuple[Header, bytes]:
+        """Make the machine that plays and fill its memory."""
+        self._load = header
+        self._machine = Machine(header["core"], header["memory"])
+        self._machine.write(header["chunks"], payload)
+        return {}, b""
+
+    def call(self, header: Header, payload: bytes) -> tuple[Header, bytes]:
+        """Write chunks, call one function."""
+        machine = self._playing()
+        machine.write(header["chunks"], payload)
+        return {
+            "result": machine.call(header["function"], tuple(header["arguments"]), self._load["stack_top"])
+        }, b""
+
+    def map(self, header: Header, payload: bytes) -> tuple[Header, bytes]:
+        """Call function(state, input, output) for every row; return outputs, then int32 results."""
+        machine, stack_top = self._playing(), self._load["stack_top"]
+        source, target = header["input"], header["output"]
+        in_bytes, out_bytes = header["input_bytes"], header["output_bytes"]
+        function, arguments = header["function"], (header["state"], source, target)
+        outputs, results = [], array("i")
+        write, read, call = machine.uc.mem_write, machine.uc.mem_read, machine.call
+        for row in range(header["count"]):
+            write(source, payload[row * in_bytes : (row + 1) * in_bytes])
+            results.append(call(function, arguments, stack_top))
+            outputs.append(bytes(read(target, out_bytes)))
+        return {}, b"".join(outputs) + results.tobytes()
+
+    def profile(self, header: Header, payload: bytes) -> tuple[Header, bytes]:
+        """Call one function on a copy of the machine, counting everything."""
+        playing, stack_top = self._playing(), self._load["stack_top"]
+        machine = Machine(self._load["core"], self._load["memory"])
+        for start, end, _ in playing.uc.mem_regions():
+            machine.uc.mem_write(start, bytes(playing.uc.mem_read(start, end - start + 1)))
+        machine.write(header["chunks"], payload)
+        low = stack_top - header["stack_bytes"]
+        machine.uc.mem_write(low, bytes([_PAINT]) * header["stack_bytes"])
+        trace, unaligned = array("I"), set[int]()
+        machine.uc.hook_add(unicorn.UC_HOOK_CODE, lambda _uc, address, _size, _data: trace.append(address))
+        machine.uc.hook_add(
+            unicorn.UC_HOOK_MEM_READ | unicorn.UC_HOOK_MEM_WRITE,
+            lambda uc, _access, address, size, _value, _data: (
+                unaligned.add(uc.reg_read(arm.UC_ARM_REG_PC)) if address % size else None
+            ),
+        )
+        result = machine.call(header["function"], tuple(header["arguments"]), stack_top)
+        painted = bytes(machine.uc.mem_read(low, header["stack_bytes"]))
+        untouched = len(painted) - len(painted.lstrip(bytes([_PAINT])))
+        return {
+            "result": result,
+            "instructions": len(trace),
+            "trace_sha256": hashlib.sha256(trace.tobytes()).hexdigest(),
+            "stack_bytes": header["stack_bytes"] - untouched,
+            "unaligned": sorted(unaligned),
+        }, b""
+
+    def boot(self, header: Header, payload: bytes) -> tuple[Header, bytes]:
+        """Start at `pc` with tables of register values for peripherals; return what the UART was sent."""
+        machine = Machine(header["core"], header["memory"])
+        machine.write(header["chunks"], payload)
+        peripherals = Peripherals(header["registers"], header["uart"])
+        for start, size in header["peripherals"]:
+            machine.uc.mmio_map(start, size, peripherals.read, start, peripherals.write, start)
+        machine.uc.reg_write(arm.UC_ARM_REG_SP, header["sp"])
+        machine.uc.emu_start(header["pc"] | 1, _RETURN_ADDRESS, count=header["max_instructions"])
+        return {"pc": machine.uc.reg_read(arm.UC_ARM_REG_PC), "writes": peripherals.writes}, bytes(
+            peripherals.sent
+        )
+
+    def _playing(self) -> Machine:
+        if self._machine is None:
+            raise RuntimeError("nothing is loaded")
+        return self._machine
+
+
+class Peripherals:
+    """Registers that keep what was written, save those whose reads are given."""
+
+    def __init__(self, fixed: list[list[int]], uart: int) -> None:
+        self._fixed = {row[0]: row[1] for row in fixed}
+        self._values: dict[int, int] = {}
+        self._uart = uart
+        self.sent = bytearray()
+        self.writes: list[list[int]] = []
+
+    def read(self, _uc: object, offset: int, _size: int, base: int) -> int:
+        """Answer a read of a register."""
+        address = base + offset
+        return self._fixed.get(address, self._values.get(address, 0))
+
+    def write(self, _uc: object, offset: int, _size: int, value: int, base: int) -> None:
+        """Keep a written value, or add it to the text."""
+        address = base + offset
+        if address == self._uart:
+            self.sent.append(value & 0xFF)
+            return
+        self.writes.append([address, value])
+        alias = address & 0x3000
+        plain = address & ~0x3000 if alias in (_SET, _CLEAR) else address
+        old = self._values.get(plain, 0)
+        self._values[plain] = old | value if alias == _SET else old & ~value if alias == _CLEAR else value
+
+
+def serve(source: BinaryIO, target: BinaryIO) -> None:
+    """Answer requests until the input ends."""
+    worker = Worker()
+    handlers: dict[str, Callable[[Header, bytes], tuple[Header, bytes]]] = {
+        "load": worker.load,
+        "call": worker.call,
+        "map": worker.map,
+        "profile": worker.profile,
+        "boot": worker.boot,
+    }
+    while len(lengths := source.read(_FRAME.size)) == _FRAME.size:
+        header_bytes, payload_bytes = _FRAME.unpack(lengths)
+        header = json.loads(source.read(header_bytes))
+        payload = source.read(payload_bytes)
+        try:
+            reply, content = handlers[header["request"]](header, payload)
+        except (unicorn.UcError, RuntimeError, OverflowError) as error:
+            reply, content = {"error": f"{error}"}, b""
+        text = json.dumps(reply).encode()
+        target.write(_FRAME.pack(len(text), len(content)) + text + content)
+        target.flush()
+
+
+if __name__ == "__main__":
+    serve(sys.stdin.buffer, sys.stdout.buffer)

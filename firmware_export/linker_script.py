@@ -1,0 +1,92 @@
+"""Render the linker script of a Cortex-M board from its regions. Knows boards, knows nothing of policies."""
+
+from firmware_export.board import Board, Region
+
+RESERVED_STACK_BYTES = 1024  # least room the linker insists on; the exact bound is checked after linking
+
+
+def render_linker_script(board: Board, *, runs_from_ram: bool) -> str:
+    """Return a script for GNU ld and LLVM lld, same layout under both.
+
+    With `runs_from_ram`, code and constants are stored in flash and copied to RAM by startup.S before main;
+    otherwise they stay in flash. Code and constants are different output sections, so that everything in an
+    executable section is an instruction or marked as data.
+    """
+    regions = [region for region in board.regions if not region.is_reserved]
+    place = "> RAM AT > FLASH" if runs_from_ram else "> FLASH"
+    copied = (".text", ".rodata", ".data") if runs_from_ram else (".data",)
+    rows = "\n".join(f"    LONG(LOADADDR({name})) LONG(ADDR({name})) LONG(SIZEOF({name}))" for name in copied)
+    has_boot2 = any(region.name == "boot2" for region in regions)
+    return _TEMPLATE.format(
+        board=board.name,
+        memory="\n".join(_memory(region) for region in regions),
+        boot2=_BOOT2 if has_boot2 else "",
+        place=place,
+        copy_table=rows,
+        stack=RESERVED_STACK_BYTES,
+    )
+
+
+def _memory(region: Region) -> str:
+    access = "rx" if region.kind == "flash" else "rwx"
+    return f"  {region.name.upper()} ({access}) : ORIGIN = {region.start:#010x}, LENGTH = {region.bytes}"
+
+
+_BOOT2 = """
+  .boot2 : {
+    KEEP(*(.boot2))
+  } > BOOT2
+"""
+
+# ALIGN(4) inside and around each copied section keeps its load address and its size multiples of four.
+_TEMPLATE = """/* Generated for board {board}. */
+ENTRY(Reset_Handler)
+MEMORY {{
+{memory}
+}}
+SECTIONS {{{boot2}
+  .vectors : {{
+    KEEP(*(.vectors))
+  }} > FLASH
+
+  .startup : ALIGN(4) {{
+    KEEP(*(.startup))
+    . = ALIGN(4);
+  }} > FLASH
+
+  .copy_table : ALIGN(4) {{
+    __copy_table_start = .;
+{copy_table}
+    __copy_table_end = .;
+  }} > FLASH
+
+  .text : ALIGN(8) {{
+    *(.text .text.*)
+    . = ALIGN(8);
+  }} {place}
+
+  .rodata : ALIGN(16) {{
+    *(.rodata .rodata.*)
+    . = ALIGN(8);
+  }} {place}
+
+  .data : ALIGN(8) {{
+    *(.data .data.*)
+    . = ALIGN(8);
+  }} > RAM AT > FLASH
+
+  .bss (NOLOAD) : ALIGN(8) {{
+    __bss_start = .;
+    *(.bss .bss.* COMMON)
+    . = ALIGN(8);
+    __bss_end = .;
+  }} > RAM
+
+  __free_start = __bss_end;
+  __stack_top = (ORIGIN(RAM) + LENGTH(RAM)) & ~7;
+  ASSERT(__free_start + {stack} <= __stack_top, "no room for the stack")
+
+  .ARM.attributes 0 : {{ *(.ARM.attributes) }}
+  /DISCARD/ : {{ *(.ARM.exidx*) *(.ARM.extab*) *(.comment) *(.note*) *(.debug*) *(.eh_frame*) }}
+}}
+"""

@@ -1,0 +1,62 @@
+"""Small firmware for tests: random policies with golden vectors, built once a session and board."""
+
+import os
+import shutil
+from functools import lru_cache
+from typing import NoReturn
+
+import numpy as np
+import pytest
+
+from edgeqrl.data import data_folder
+from edgeqrl.errors import MissingToolError
+from edgeqrl.network.integer_policy import IntegerPolicy
+from firmware_export.board import Board, load_board
+from firmware_export.build import Firmware, compile_firmware
+from firmware_export.emit import export_sources
+from firmware_export.emit.golden import make_golden
+from firmware_export.toolchain import Compiler, find_compiler
+from tests.c_policies import random_observations, random_policy
+
+BOARDS = ("mps2-an386", "rpi-pico")
+
+
+def board(name: str) -> Board:
+    return load_board(name, data_folder("boards"))
+
+
+def skip_unless_ci(reason: str) -> NoReturn:
+    """Skip a test whose tool is missing here; in CI, which installs every tool, fail it."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def require_tool(name: str) -> str:
+    path = shutil.which(name)
+    return path or skip_unless_ci(f"{name} is not installed")
+
+
+def cross_compiler(name: str) -> Compiler:
+    try:
+        return find_compiler(name)
+    except MissingToolError as missing:
+        skip_unless_ci(str(missing))
+
+
+@lru_cache(maxsize=1)
+def policy() -> IntegerPolicy:
+    return random_policy(np.random.default_rng(5), (4, 13, 6, 3), name="robot")
+
+
+@lru_cache(maxsize=1)
+def sources() -> dict[str, bytes]:
+    golden = make_golden(policy(), random_observations(np.random.default_rng(6), policy(), 4))
+    return export_sources(policy(), b"TFL3", golden=golden)
+
+
+@lru_cache(maxsize=8)
+def firmware(board_name: str, compiler: str = "zig") -> Firmware:
+    return compile_firmware(
+        sources(), board(board_name), compiler=cross_compiler(compiler), with_selftest=True
+    )

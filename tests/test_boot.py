@@ -1,0 +1,167 @@
+"""Whole boots: reset to self-test report, in unicorn with register tables for peripherals, and in QEMU."""
+
+import os
+import struct
+import subprocess
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from edgeqrl.errors import DeviceError
+from firmware_export.build import Firmware
+from firmware_export.elf import read_elf
+from firmware_export.emulators.emulator import Boot, boot
+from firmware_export.emulators.qemu import boot_in_qemu
+from firmware_export.uf2 import boot2_crc32
+from tests.firmware import board, firmware, require_tool
+
+OK = "edgeqrl robot self-test OK\r\n"
+SLOWLY = "edgeqrl robot clock fault, running slowly\r\n"
+BLOCK = 0x4000
+RESET_DONE, REF_SELECTED, SYS_SELECTED = 0x4000C008, 0x40008038, 0x40008044
+XOSC_STATUS, PLL_CS, UART, UART_FLAGS = 0x40024004, 0x40028000, 0x40034000, 0x40034018
+HEALTHY = {
+    RESET_DONE: 0xFFFFFFFF,
+    REF_SELECTED: 4,
+    SYS_SELECTED: 3,
+    XOSC_STATUS: 1 << 31,
+    PLL_CS: 1 << 31,
+    UART_FLAGS: 0,
+}
+SSI = 0x18000000
+GCC = pytest.param("arm-none-eabi-gcc", marks=pytest.mark.slow)
+
+
+def boot_pico(built: Firmware, registers: Mapping[int, int] = HEALTHY) -> Boot:
+    """Do what the boot ROM does: check boot2's CRC, copy it to the top of SRAM, jump there."""
+    boot2 = built.bin[:256]
+    assert struct.unpack_from("<I", boot2, 252)[0] == boot2_crc32(boot2[:252])
+    blocks = [0x40008000, 0x4000C000, 0x40014000, 0x40024000, 0x40028000, UART]
+    return boot(
+        built.bin,
+        built.start,
+        board("rpi-pico"),
+        pc=0x20041F00,
+        sp=0x20041F00,
+        registers=registers,
+        peripherals=[(block, BLOCK) for block in blocks] + [(SSI, 0x1000)],
+        uart=UART,
+        chunks=[(0x20041F00, boot2)],
+        max_instructions=60_000_000,
+    )
+
+
+def boot_mps2(built: Firmware) -> Boot:
+    stack, reset = struct.unpack_from("<II", built.bin)
+    uart = board("mps2-an386").uart.base
+    return boot(
+        built.bin,
+        built.start,
+        board("mps2-an386"),
+        pc=reset & ~1,
+        sp=stack,
+        registers={},
+        peripherals=[(uart, 0x1000)],
+        uart=uart,
+    )
+
+
+def with_patched_word(built: Firmware, symbol: str, offset: int) -> Firmware:
+    """Flip a bit of an object that lies in flash, or is copied from there."""
+    elf = read_elf(built.elf)
+    address = elf.address(symbol) + offset
+    home = next(s for s in elf.segments if s.content and s.address <= address < s.address + len(s.content))
+    at = home.load_address + address - home.address - built.start
+    image = bytearray(built.bin)
+    image[at] ^= 1
+    return replace(built, bin=bytes(image))
+
+
+@pytest.mark.parametrize("compiler", ["zig", GCC])
+def test_pico_boots_from_boot2_to_the_self_test(compiler: str) -> None:
+    run = boot_pico(firmware("rpi-pico", compiler))
+    assert run.text == OK
+    writes = dict(run.writes)
+    assert writes[SSI + 0xF4] == 0x03000218
+    assert writes[0x4002800C] == 0x62000  # PLL: divide by 6, then by 2
+    assert (writes[UART + 0x24], writes[UART + 0x28]) == (67, 52)  # 125 MHz / 16 / 67.8125 = 115207
+
+
+@pytest.mark.parametrize("compiler", ["zig", GCC])
+def test_mps2_boots_to_the_self_test(compiler: str) -> None:
+    run = boot_mps2(firmware("mps2-an386", compiler))
+    assert run.text == OK
+    assert dict(run.writes)[0x40004010] == 25_000_000 // 115_200
+
+
+@pytest.mark.parametrize(
+    ("dead", "divisor"),
+    [
+        ({XOSC_STATUS: 0}, (3, 34)),  # ring oscillator, nominally 6.5 MHz
+        ({REF_SELECTED: 1}, (3, 34)),
+        ({PLL_CS: 0}, (6, 33)),  # crystal, 12 MHz
+        ({SYS_SELECTED: 1}, (6, 33)),
+    ],
+)
+def test_pico_runs_slowly_where_a_clock_never_starts(dead: dict[int, int], divisor: tuple[int, int]) -> None:
+    run = boot_pico(firmware("rpi-pico"), HEALTHY | dead)
+    assert run.text == SLOWLY + OK
+    writes = dict(run.writes)
+    assert (writes[UART + 0x24], writes[UART + 0x28]) == divisor
+
+
+def test_pico_comes_to_rest_where_the_uart_never_sends() -> None:
+    run = boot_pico(firmware("rpi-pico"), HEALTHY | {UART_FLAGS: 1 << 5})
+    read = read_elf(firmware("rpi-pico").elf).symbols["eqrl_board_read"]
+    assert run.text == ""
+    assert read.address <= run.stopped_at < read.address + read.size
+
+
+@pytest.mark.parametrize(
+    ("symbol", "offset"), [("robot_params", 200), ("golden_actions", 0), ("golden_outputs", 1)]
+)
+def test_damage_in_flash_is_reported_and_nothing_steps(symbol: str, offset: int) -> None:
+    said = "init FAILED" if symbol == "robot_params" else "self-test FAILED"
+    for run in (
+        boot_pico(with_patched_word(firmware("rpi-pico"), symbol, offset)),
+        boot_mps2(with_patched_word(firmware("mps2-an386"), symbol, offset)),
+    ):
+        assert run.text == f"edgeqrl robot {said}\r\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compiler", ["zig", "arm-none-eabi-gcc"])
+def test_mps2_boots_in_qemu(compiler: str) -> None:
+    require_tool("qemu-system-arm")
+    assert boot_in_qemu(firmware("mps2-an386", compiler).elf, board("mps2-an386")) == OK.strip()
+
+
+@pytest.mark.slow
+def test_silent_firmware_in_qemu_is_ended() -> None:
+    require_tool("qemu-system-arm")
+    elf = firmware("mps2-an386").elf
+    reset = read_elf(elf).section_offsets[".startup"]
+    silent = elf[:reset] + b"\xfe\xe7" + elf[reset + 2 :]  # b .
+    with pytest.raises(DeviceError, match="sent no line within 1 s"):
+        boot_in_qemu(silent, board("mps2-an386"), timeout_s=1.0)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    "EDGEQRL_RP2040JS" not in os.environ, reason="EDGEQRL_RP2040JS names no npm package folder"
+)
+@pytest.mark.parametrize("compiler", ["zig", "arm-none-eabi-gcc"])
+def test_pico_boots_on_a_model_of_the_whole_chip(compiler: str, tmp_path: Path) -> None:
+    (tmp_path / "firmware.bin").write_bytes(firmware("rpi-pico", compiler).bin)
+    module = Path(os.environ["EDGEQRL_RP2040JS"]) / "dist" / "esm" / "index.js"
+    script = Path(__file__).with_name("rp2040js_boot.mjs")
+    command = [require_tool("node"), str(script), str(module), str(tmp_path / "firmware.bin")]
+    found = subprocess.run(command, capture_output=True, timeout=60, check=True)
+    assert found.stdout.decode() == OK
+
+
+def test_qemu_without_a_model_of_the_board_is_said() -> None:
+    with pytest.raises(DeviceError, match="QEMU has no model of rpi-pico"):
+        boot_in_qemu(b"", board("rpi-pico"))

@@ -1,0 +1,163 @@
+import struct
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from edgeqrl.errors import BoardFitError, MissingToolError, UsageError
+from firmware_export import toolchain
+from firmware_export.board import Board
+from firmware_export.build import _command, _glue, _port_files, compile_firmware
+from firmware_export.elf import read_elf
+from firmware_export.emit import export_sources
+from firmware_export.toolchain import Compiler, find_compiler, find_compilers, host_compiler, run_compiler
+from firmware_export.uf2 import boot2_crc32
+from tests.c_policies import random_policy
+from tests.firmware import BOARDS, board, cross_compiler, firmware, sources
+
+GCC = pytest.param("arm-none-eabi-gcc", marks=pytest.mark.slow)
+WARNINGS = (
+    "-Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow -Wcast-qual -Wstrict-prototypes "
+    "-Wmissing-prototypes -Wundef -Werror"
+)
+
+
+def shrunk(target: Board, kind: str, size: int) -> Board:
+    """Return a board with less of one memory."""
+    regions = tuple(replace(r, bytes=size) if r.name == kind else r for r in target.regions)
+    return replace(target, regions=regions)
+
+
+@pytest.mark.parametrize("compiler", ["zig", GCC])
+@pytest.mark.parametrize("name", BOARDS)
+def test_same_sources_give_the_same_bytes_and_no_path(name: str, compiler: str) -> None:
+    first = firmware(name, compiler)
+    second = compile_firmware(sources(), board(name), compiler=cross_compiler(compiler), with_selftest=True)
+    assert (first.elf, first.bin) == (second.elf, second.bin)
+    for trace in (b"/tmp", b"/home", b"/root", b"ziglang", b"edgeqrl-", b".debug"):
+        assert trace not in first.elf
+
+
+@pytest.mark.parametrize("compiler", ["zig", GCC])
+@pytest.mark.parametrize("name", BOARDS)
+def test_vector_table_is_what_the_core_reads(name: str, compiler: str) -> None:
+    built, target = firmware(name, compiler), board(name)
+    elf = read_elf(built.elf)
+    offset = target.region("flash").start - built.start
+    table = struct.unpack_from(f"<{16 + target.num_interrupts}I", built.bin, offset)
+    ram = target.region("ram")
+    assert elf.address("eqrl_vectors") == target.region("flash").start
+    assert table[0] == ram.end == elf.address("__stack_top")
+    assert table[1] == elf.address("Reset_Handler") | 1
+    assert table[7:11] == (0, 0, 0, 0)
+    assert table[13] == 0
+    others = [table[i] for i in (2, 3, 4, 5, 6, 11, 12, 14, *range(15, len(table)))]
+    assert set(others) == {elf.address("eqrl_default_handler") | 1}
+    assert elf.entry == table[1]
+
+
+@pytest.mark.parametrize("compiler", ["zig", GCC])
+@pytest.mark.parametrize("name", BOARDS)
+def test_everything_lies_in_its_region(name: str, compiler: str) -> None:
+    built, target = firmware(name, compiler), board(name)
+    flash, ram = target.region("flash"), target.region("ram")
+    lowest = min(region.start for region in target.regions if region.kind == "flash")
+    for segment in read_elf(built.elf).segments:
+        in_ram = ram.start <= segment.address < ram.end
+        assert in_ram or lowest <= segment.address < flash.end
+        if segment.content:
+            assert lowest <= segment.load_address
+            assert segment.load_address + len(segment.content) <= flash.end
+            assert segment.load_address % 4 == len(segment.content) % 4 == 0 or not in_ram
+    assert built.sizes.flash_bytes == len(built.bin)
+    assert built.sizes.ram_bytes >= 4
+
+
+def test_pico_runs_from_ram_and_boots_through_boot2() -> None:
+    built = firmware("rpi-pico")
+    assert built.runs_from_ram
+    assert built.start == 0x10000000
+    assert struct.unpack_from("<I", built.bin, 252)[0] == boot2_crc32(built.bin[:252])
+    step = read_elf(built.elf).address("robot_step")
+    assert 0x20000000 <= step < 0x20042000
+
+
+def test_what_exceeds_ram_runs_from_flash() -> None:
+    built = compile_firmware(sources(), shrunk(board("rpi-pico"), "ram", 2048))
+    assert not built.runs_from_ram
+    assert 0x10000100 <= read_elf(built.elf).address("robot_step") < 0x10200000
+
+
+def test_what_exceeds_flash_is_refused_with_the_numbers() -> None:
+    needed = len(firmware("mps2-an386").bin)
+    there = needed // 8 * 4
+    with pytest.raises(BoardFitError, match=rf"flash: {needed:,} bytes needed, {there:,} there"):
+        compile_firmware(sources(), shrunk(board("mps2-an386"), "flash", there), with_selftest=True)
+
+
+def test_what_exceeds_ram_is_refused_with_the_numbers() -> None:
+    with pytest.raises(BoardFitError, match=r"RAM: \d+ bytes and \d+ of stack needed, 256 there"):
+        compile_firmware(sources(), shrunk(board("mps2-an386"), "ram", 256), with_selftest=True)
+
+
+def test_no_compiler_is_one_sentence_with_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toolchain, "find_compilers", lambda: ())
+    with pytest.raises(MissingToolError, match="pip install ziglang"):
+        find_compiler()
+    with pytest.raises(MissingToolError, match="apt install gcc-arm-none-eabi"):
+        find_compiler("arm-none-eabi-gcc")
+    with pytest.raises(UsageError, match="did you mean 'zig'"):
+        find_compiler("zigg")
+
+
+def test_compiler_that_cannot_be_run_is_said() -> None:
+    gone = Compiler("arm-none-eabi-gcc", ("/nonexistent/gcc",), "0")
+    with pytest.raises(MissingToolError, match="Cannot run the compiler '/nonexistent/gcc'"):
+        compile_firmware(sources(), board("mps2-an386"), compiler=gone)
+
+
+def test_no_host_compiler_is_one_sentence_with_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toolchain, "_makes_libraries", lambda argv: False)
+    host_compiler.cache_clear()
+    with pytest.raises(MissingToolError, match="pip install ziglang"):
+        host_compiler()
+    host_compiler.cache_clear()
+
+
+def test_compiler_that_fails_is_quoted() -> None:
+    broken = {**sources(), "robot.c": b"#error flux capacitor\n"}
+    with pytest.raises(MissingToolError, match=r"zig .* cannot build the firmware: .*flux capacitor"):
+        compile_firmware(broken, board("mps2-an386"))
+
+
+def test_zig_is_found_first() -> None:
+    assert find_compilers()[0].name == "zig"
+
+
+@pytest.mark.parametrize("path", ["../evil.c", "/evil.c", "src/../../evil.c"])
+def test_source_outside_the_build_folder_is_refused(path: str) -> None:
+    with pytest.raises(ValueError, match="not a relative path"):
+        compile_firmware({**sources(), path: b""}, board("mps2-an386"))
+
+
+def test_sources_of_two_policies_are_refused() -> None:
+    other = export_sources(random_policy(np.random.default_rng(1), name="other"), b"TFL3")
+    with pytest.raises(ValueError, match=r"must hold one NAME_params\.c"):
+        compile_firmware({**sources(), **other}, board("mps2-an386"))
+
+
+@pytest.mark.parametrize("compiler", ["zig", GCC])
+@pytest.mark.parametrize("name", BOARDS)
+def test_port_compiles_without_a_warning(name: str, compiler: str, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    target = board(name)
+    files = {**_port_files(target), **sources(), "eqrl_port_policy.h": _glue("robot", True)}
+    for path, content in files.items():
+        if "/" not in path:
+            (tmp_path / path).write_bytes(content)
+    ports = [path for path in _port_files(target) if path.endswith(".c")]
+    command = _command(dict.fromkeys(ports, b""), target, cross_compiler(compiler), "robot")
+    flags = [word for word in command[: command.index(min(ports))] if word != "-o"]
+    for path in ports:
+        result = run_compiler([*flags, *WARNINGS.split(), "-I.", "-c", path, "-o", "unit.o"], tmp_path)
+        assert result.returncode == 0, result.stderr
+        assert not result.stderr, result.stderr

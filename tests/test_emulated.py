@@ -1,0 +1,179 @@
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from edgeqrl.backends import emulated
+from edgeqrl.backends.emulated import (
+    EmulatedPolicy,
+    bench_network,
+    open_network_m0plus,
+    open_network_m4,
+    open_policy,
+)
+from edgeqrl.backends.network_policy import NetworkPolicy
+from edgeqrl.errors import DeviceError, MissingToolError, UsageError
+from edgeqrl.network.edges import quantize_observations
+from edgeqrl.network.integer_policy import IntegerPolicy
+from edgeqrl.network.read_tflite import read_tflite
+from edgeqrl.network.reference import Reference
+from firmware_export.emit.params import build_params
+from firmware_export.emulators import emulator
+from tests.c_policies import random_observations, random_policy
+from tests.firmware import BOARDS, board, firmware, policy
+from tests.tflite_writer import random_dense_tflite
+
+OPEN = {"cortex-m0plus": open_network_m0plus, "cortex-m4": open_network_m4}
+
+
+@pytest.fixture(scope="module", params=BOARDS)
+def device(request: pytest.FixtureRequest) -> Iterator[EmulatedPolicy]:
+    with EmulatedPolicy(firmware(request.param), policy(), board(request.param)) as opened:
+        yield opened
+
+
+def require_same_answers(
+    device: EmulatedPolicy, of: IntegerPolicy, observations: np.ndarray, masks=None
+) -> None:  # type: ignore[no-untyped-def]
+    reference = NetworkPolicy(Reference(of.network), of.observation, of.action, name="reference")
+    starts = np.zeros(len(observations), np.bool_)
+    expected, _ = reference.act(observations, None, episode_start=starts, action_masks=masks)
+    actions, _ = device.act(observations, None, episode_start=starts, action_masks=masks)
+    np.testing.assert_array_equal(actions, expected)
+    assert actions.dtype == expected.dtype
+    assert actions.shape == expected.shape
+    _, flags = device.step(observations, masks)
+    np.testing.assert_array_equal(flags, quantize_observations(of.observation, observations)[1])
+
+
+def test_steps_equal_the_reference_bit_for_bit(device: EmulatedPolicy) -> None:
+    require_same_answers(device, policy(), random_observations(np.random.default_rng(1), policy(), 1500))
+
+
+@pytest.mark.parametrize("core", OPEN)
+@pytest.mark.parametrize(("head", "shape"), [("masked", (5,)), ("affine", (2, 3)), ("argmax", (7,))])
+def test_every_head_equals_the_reference(core: str, head: str, shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(len(head))
+    of = random_policy(rng, (int(np.prod(shape)), 9, 5), head=head, shape=shape)
+    masks = rng.random((300, 5)) < 0.5 if head == "masked" else None
+    with open_policy(of, core) as device:
+        require_same_answers(device, of, random_observations(rng, of, 300), masks)
+
+
+@pytest.mark.parametrize("core", OPEN)
+@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
+@given(seed=st.integers(0, 2**32 - 1), sizes=st.lists(st.integers(1, 33), min_size=2, max_size=4))
+def test_random_networks_equal_the_reference(core: str, seed: int, sizes: list[int]) -> None:
+    rng = np.random.default_rng(seed)
+    tflite = random_dense_tflite(rng, sizes, ["RELU"] * (len(sizes) - 2) + ["NONE"])
+    network = read_tflite(tflite)
+    (name,) = network.inputs
+    inputs = {name: rng.integers(-128, 128, (64, *network.tensors[name].shape)).astype(np.int8)}
+    with OPEN[core](tflite) as opened:
+        answers = opened.run(inputs)
+    for output, expected in Reference(network).run(inputs).items():
+        np.testing.assert_array_equal(answers[output], expected)
+
+
+def test_no_rows_give_no_actions(device: EmulatedPolicy) -> None:
+    actions, flags = device.step(np.zeros((0, 4), np.float32))
+    assert actions.shape == flags.shape == (0,)
+
+
+def test_observations_of_another_shape_are_refused(device: EmulatedPolicy) -> None:
+    with pytest.raises(ValueError, match="observations must be"):
+        device.step(np.zeros((1, 5), np.float32))
+
+
+def test_firmware_of_another_policy_is_refused() -> None:
+    other = random_policy(np.random.default_rng(0), (9, 3), name="robot")
+    with pytest.raises(DeviceError, match="does not fit the policy 'robot'"):
+        EmulatedPolicy(firmware("mps2-an386"), other, board("mps2-an386"))
+
+
+def test_profile_repeats_and_leaves_the_playing_machine_alone(device: EmulatedPolicy) -> None:
+    observations = random_observations(np.random.default_rng(3), policy(), 4)
+    before = device.step(observations)[0]
+    first, second = device.profile(observations[0]), device.profile(observations[0])
+    assert first == second
+    assert first.instructions > policy().network.num_macs
+    assert first.unaligned == ()
+    assert device.count_instructions(observations) == first.instructions
+    np.testing.assert_array_equal(device.step(observations)[0], before)
+
+
+def test_params_are_replaced_at_run_time(device: EmulatedPolicy) -> None:
+    layers = policy().network.layers
+    dense = layers[0]
+    flipped = replace(dense, weights=np.negative(dense.weights))  # type: ignore[type-var]
+    network = replace(policy().network, layers=(flipped, *layers[1:]))
+    changed = replace(policy(), network=network)
+    observations = random_observations(np.random.default_rng(4), policy(), 200)
+    old = device.step(observations)[0]
+    assert device.emulated.init(build_params(changed)) == 0
+    require_same_answers(device, changed, observations)
+    damaged = bytearray(build_params(changed))
+    damaged[-1] ^= 1
+    assert device.emulated.init(bytes(damaged)) < 0
+    with pytest.raises(DeviceError, match="robot_step returned"):
+        device.step(observations)
+    assert device.emulated.init() == 0
+    np.testing.assert_array_equal(device.step(observations)[0], old)
+
+
+def test_bench_measures_one_inference() -> None:
+    tflite = random_dense_tflite(np.random.default_rng(0), [4, 8, 2], ["RELU", "NONE"])
+    found = bench_network(tflite, "cortex-m0plus")
+    assert found["macs"] == 48
+    assert 48 < found["instructions"] < 10_000
+    assert 0 < found["measured_stack_bytes"] <= found["stack_bytes"]
+    with pytest.raises(UsageError, match="did you mean 'cortex-m4'"):
+        bench_network(tflite, "cortex-m5")
+
+
+def test_missing_unicorn_is_one_sentence_with_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(emulator, "find_spec", lambda name: None)
+    with pytest.raises(MissingToolError, match=r"pip install .edgeqrl\[firmware\]"):
+        EmulatedPolicy(firmware("rpi-pico"), policy(), board("rpi-pico"))
+
+
+def test_killed_emulator_is_one_sentence() -> None:
+    with EmulatedPolicy(firmware("rpi-pico"), policy(), board("rpi-pico")) as opened:
+        opened.emulated._process._process.kill()
+        with pytest.raises(DeviceError, match="stopped answering"):
+            opened.step(np.zeros((1, 4), np.float32))
+
+
+def test_silent_emulator_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(emulator, "_TIMEOUT_S", 0.5)
+    process = emulator.EmulatorProcess()
+    loop = b"\xfe\xe7"  # b .
+    header = {
+        "core": "cortex-m4",
+        "memory": [[0x20000000, 4096]],
+        "chunks": [[0x20000000, 2]],
+        "stack_top": 0x20001000,
+    }
+    monkeypatch.setattr(emulator, "_TIMEOUT_S", 20.0)
+    process.request("load", header, loop)
+    monkeypatch.setattr(emulator, "_TIMEOUT_S", 0.5)
+    with pytest.raises(DeviceError, match="stopped answering"):
+        process.request("call", {"function": 0x20000000, "arguments": [], "chunks": []}, b"")
+    process.close()
+
+
+def test_closing_ends_the_process_and_can_be_repeated() -> None:
+    opened = EmulatedPolicy(firmware("rpi-pico"), policy(), board("rpi-pico"))
+    child = opened.emulated._process._process
+    opened.close()
+    opened.close()
+    assert child.returncode == 0
+
+
+def test_core_never_imports_unicorn() -> None:
+    assert emulated is not None
+    assert "unicorn" not in sys.modules

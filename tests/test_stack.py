@@ -1,0 +1,75 @@
+import numpy as np
+import pytest
+
+from edgeqrl.backends.emulated import EmulatedPolicy
+from firmware_export.elf import CodeRange, Elf, Segment, Symbol, read_elf
+from firmware_export.stack import UnboundedStack, stack_bound
+from tests.c_policies import random_observations
+from tests.firmware import BOARDS, board, firmware, policy
+
+
+def image(**functions: str) -> Elf:
+    """Lay functions, given as halfwords in hex, one after the other from 0x100."""
+    content, symbols, address = b"", [], 0x100
+    for name, text in functions.items():
+        code = b"".join(int(half, 16).to_bytes(2, "little") for half in text.split())
+        symbols.append(Symbol(name, address, len(code), True))
+        content, address = content + code, address + len(code)
+    segment = Segment(0x100, 0x100, content, len(content), False)
+    by_name = {symbol.name: symbol for symbol in symbols}
+    return Elf((segment,), by_name, tuple(symbols), (CodeRange(0x100, content),), {}, {}, {}, 0x100)
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("4770", 0),  # bx lr
+        ("b510 bd10", 8),  # push {r4, lr}; pop
+        ("b500 b084 b004 bd00", 20),  # and sub sp, #16
+        ("b500 d000 b084 b004 bd00", 20),  # one of two paths is deeper
+        ("b500 d001 b004 bd00 b084 bd00", 20),  # code after an early return
+        ("b500 bf08 bd00 b084 bd00", 20),  # a return inside an IT block falls through
+        ("4b01 449d 4770 46c0 fe00 ffff", 512),  # ldr r3, =-512; add sp, r3
+        ("b580 af00 46bd bd80", 8),  # frame pointer
+    ],
+)
+def test_deepest_path_counts(code: str, expected: int) -> None:
+    assert stack_bound(image(f=code), "f") == expected
+
+
+def test_callees_count_at_the_depth_of_their_call() -> None:
+    # f: push {lr}; bl g; sub sp, #32; add sp, #32; pop {pc}    g: push {r4, lr}; pop
+    assert stack_bound(image(f="b500 f000 f803 b088 b008 bd00", g="b510 bd10"), "f") == 36
+    assert stack_bound(image(f="b500 b088 f000 f802 b008 bd00", g="b510 bd10"), "f") == 44
+
+
+def test_tail_call_counts_after_the_frame_is_gone() -> None:
+    # f: push {r4, lr}; pop.w {r4, lr}; b g
+    assert stack_bound(image(f="b510 e8bd 4010 e7ff", g="b51f bd1f"), "f") == 24
+
+
+@pytest.mark.parametrize(
+    ("functions", "said"),
+    [
+        ({"f": "b500 f7ff fffd bd00"}, "calls itself"),
+        ({"f": "b500 4798 bd00"}, "jumps through a pointer"),
+        ({"f": "b500 e7fd"}, "pushes in a loop"),
+        ({"f": "46a5 4770"}, "sets SP to an unknown value"),
+        ({"f": "ebad 0d00 4770"}, "sets SP to an unknown value"),
+        ({"f": "449d 4770"}, "adds an unknown value"),
+        ({"f": "f000 f800 4770", "g": "b500"}, "is not the start of a function"),
+    ],
+)
+def test_what_cannot_be_bounded_is_an_error(functions: dict[str, str], said: str) -> None:
+    with pytest.raises(UnboundedStack, match=said):
+        stack_bound(image(**functions), "f")
+
+
+@pytest.mark.parametrize("name", BOARDS)
+def test_measured_stack_is_within_the_bound_and_near_it(name: str) -> None:
+    built = firmware(name)
+    bound = stack_bound(read_elf(built.elf), "robot_step")
+    with EmulatedPolicy(built, policy(), board(name)) as device:
+        observations = random_observations(np.random.default_rng(0), policy(), 3)
+        measured = max(device.profile(observation).stack_bytes for observation in observations)
+    assert bound - 32 <= measured <= bound < built.sizes.stack_bytes
