@@ -161,8 +161,7 @@ def validate(
     Raises UsageError for options that cannot be; a bad verdict is a result, not an error.
     """
     resolve_margin = parse_margin(margin)
-    if not 0.0 < alpha < 0.5:
-        raise UsageError(f"alpha must lie between 0 and 0.5, got {alpha}.")
+    require_alpha(alpha)
     if num_episodes < 2:
         raise UsageError(f"Validation needs at least 2 episodes, got {num_episodes}.")
     seeds = range(seed, seed + num_episodes)
@@ -208,6 +207,12 @@ def default_margin(float_mean: float, random_mean: float, percent: float = DEFAU
     With |float - random| alone, a task whose random policy is dreadful would let anything pass.
     """
     return percent / 100.0 * min(abs(float_mean - random_mean), abs(float_mean))
+
+
+def require_alpha(alpha: float) -> None:
+    """Raise UsageError unless `alpha` can be a chance of a wrong verdict."""
+    if not 0.0 < alpha < 0.5:
+        raise UsageError(f"alpha must lie between 0 and 0.5, got {alpha}.")
 
 
 def parse_margin(margin: float | str | None) -> Callable[[float, float], float]:

@@ -1,0 +1,104 @@
+"""`edgeqrl convert`: the main job."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgeqrl.cli.options import (
+    agent_options,
+    board_option,
+    calibration_options,
+    environment_from,
+    environment_options,
+    json_option,
+    output_option,
+    validation_options,
+)
+
+_RESULTS = ("policy.tflite", "src/", "firmware/", "golden.npz", "report.json", "manifest.json")
+
+
+@click.command()
+@click.argument("agent")
+@environment_options
+@board_option
+@output_option
+@agent_options
+@calibration_options
+@click.option("--no-rewrites", is_flag=True, help="The bare converter: no centring, no bias correction.")
+@validation_options
+@click.option(
+    "--emulated-episodes", type=int, default=3, show_default=True, help="Episodes on the emulated core."
+)
+@click.option("--no-self-test", is_flag=True, help="Leave the boot self-test out of the firmware.")
+@click.option("--compiler", metavar="NAME", help="zig (default) or arm-none-eabi-gcc.")
+@json_option
+def convert(agent: str, board: str | None, output: Path, as_json: bool, **options: Any) -> int:
+    """Calibrate, quantize, validate, export, build and emulate AGENT.
+
+    AGENT is a .keras or .h5 file, a SavedModel folder, or zoo:NAME.
+    """
+    from edgeqrl.cli.show import StageProgress, print_conversion, print_json
+
+    environment = environment_from(options["env"], options["env_arg"], options["wrapper"])
+    with StageProgress() as progress:
+        progress("load", 0, 0)
+        from edgeqrl import pipeline
+
+        conversion = pipeline.convert(
+            agent,
+            environment,
+            board=board,
+            output=output,
+            observations=options["observations"],
+            head=options["head"],
+            action_bounds=options["action_bounds"],
+            trust=options["trust"],
+            name=options["name"],
+            settings=settings_from(options),
+            progress=progress,
+        )
+    if as_json:
+        print_json(conversion.report)
+    else:
+        title = f"{agent} in {environment.env_id}" if environment else f"{agent} on recorded observations"
+        files = [name for name in _RESULTS if (conversion.folder / name).exists()]
+        print_conversion(title, conversion.report, str(conversion.folder), files)
+    return exit_code_of(conversion.verdict)
+
+
+def settings_from(options: dict[str, Any]) -> Any:
+    """Return the Settings that the options say; options that a command lacks keep their defaults."""
+    from edgeqrl.quantize.scheme import require_scheme
+    from edgeqrl.stages import Settings
+
+    same_name = (
+        "calibration_episodes",
+        "calibration_states",
+        "calibration_seed",
+        "episodes",
+        "validation_seed",
+        "margin",
+        "alpha",
+        "emulated_episodes",
+        "compiler",
+    )
+    chosen = {name: options[name] for name in same_name if name in options}
+    if options.get("no_rewrites"):
+        chosen["scheme"] = require_scheme("int8-bare")
+    if options.get("no_self_test"):
+        chosen["with_self_test"] = False
+    return Settings(**chosen)
+
+
+def exit_code_of(verdict: str | None) -> int:
+    """Return the documented exit code of a verdict; 0 where there is none to give."""
+    from edgeqrl.errors import NothingToPreserve, VerdictFailed, VerdictInconclusive
+
+    codes = {
+        "FAIL": VerdictFailed.exit_code,
+        "INCONCLUSIVE": VerdictInconclusive.exit_code,
+        "NOTHING_TO_PRESERVE": NothingToPreserve.exit_code,
+    }
+    return codes.get(verdict or "", 0)

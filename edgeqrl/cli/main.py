@@ -1,0 +1,84 @@
+"""The `edgeqrl` command: errors become one sentence and an exit code here, and nowhere else."""
+
+import os
+import signal
+import sys
+from typing import Any, NoReturn
+
+import click
+
+from edgeqrl import __version__
+from edgeqrl.cli import convert, network, stages, tools
+from edgeqrl.errors import INTERRUPTED_EXIT_CODE, EdgeQRLError
+
+_EPILOG = """
+Exit codes: 0 done and passed; 1 unexpected; 2 usage; 3 bad agent; 4 unsupported operator; 5 does not fit
+the board; 6 verdict failed; 7 verdict inconclusive; 8 nothing to preserve; 9 missing tool; 10 device or
+emulator trouble; 11 environment failed; 12 damaged data; 13 cannot write; 14 backends differ; 15 converter
+failed; 130 interrupted.
+"""
+
+_CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+@click.group(epilog=_EPILOG, context_settings=_CONTEXT)
+@click.version_option(__version__)
+def cli() -> None:
+    """Put a trained reinforcement-learning policy on a chip, and measure that it still acts as well."""
+
+
+for _command in (
+    convert.convert,
+    stages.calibrate,
+    stages.quantize,
+    stages.validate,
+    stages.export,
+    stages.build,
+    stages.emulate,
+    tools.flash,
+    network.compare,
+    network.bench,
+    tools.zoo,
+    tools.boards,
+    tools.doctor,
+):
+    cli.add_command(_command)
+
+
+def main() -> NoReturn:
+    """Run the command line and exit with its documented code."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command; return its exit code, with the reason on standard error."""
+    try:
+        return int(cli.main(arguments, prog_name="edgeqrl", standalone_mode=False) or 0)
+    except EdgeQRLError as error:
+        return _fail(str(error), error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        return _fail("Interrupted; what was there before is as it was.", INTERRUPTED_EXIT_CODE)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if os.environ.get("EDGEQRL_TRACEBACK"):
+            raise
+        summary = " ".join(f"{type(error).__name__}: {error}".split())
+        return _fail(
+            f"This should not have happened: {summary}. See where with EDGEQRL_TRACEBACK=1, and report it.", 1
+        )
+
+
+def _fail(message: str, exit_code: int) -> int:
+    click.secho("error: ", fg="red", bold=True, nl=False, err=True)
+    click.echo(message, err=True)
+    return exit_code
+
+
+def _interrupt(*_: Any) -> NoReturn:
+    raise KeyboardInterrupt

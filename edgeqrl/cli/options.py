@@ -1,0 +1,107 @@
+"""Options that several commands share."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgeqrl.errors import UsageError
+
+Command = Callable[..., Any]
+FOLDER = click.Path(path_type=Path, file_okay=False)
+FILE = click.Path(path_type=Path)
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+output_option = click.option(
+    "-o", "--output", type=FILE, required=True, metavar="DIR", help="Folder for the bundle."
+)
+board_option = click.option("--board", metavar="BOARD", help="A name from `edgeqrl boards`, or a .toml file.")
+
+
+def environment_options(command: Command) -> Command:
+    """Add --env, --env-arg and --wrapper."""
+    for option in (
+        click.option("--wrapper", multiple=True, metavar="MODULE:FUNCTION", help="Wrap the environment."),
+        click.option("--env-arg", multiple=True, metavar="NAME=VALUE", help="Keyword; VALUE is JSON."),
+        click.option("--env", metavar="ID", help="Registered environment, or module:ID."),
+    ):
+        command = option(command)
+    return command
+
+
+def agent_options(command: Command) -> Command:
+    """Add what says how an agent file is read."""
+    for option in (
+        click.option("--trust", is_flag=True, help="Load a SavedModel with any operator: it may run code."),
+        click.option("--name", metavar="NAME", help="Prefix of the C symbols; default: the file's name."),
+        click.option(
+            "--action-bounds",
+            nargs=2,
+            type=float,
+            metavar="LOW HIGH",
+            help="Bounds of a continuous action, where no environment says them.",
+        ),
+        click.option(
+            "--head", metavar="HEAD", help="argmax, scale or clip; default: inferred from the action space."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def calibration_options(command: Command) -> Command:
+    """Add what says which observations calibrate."""
+    for option in (
+        click.option("--calibration-seed", type=int, default=10_000, show_default=True, help="First seed."),
+        click.option(
+            "--calibration-states", type=int, default=2000, show_default=True, help="States kept at the most."
+        ),
+        click.option(
+            "--calibration-episodes", type=int, default=20, show_default=True, help="Episodes rolled out."
+        ),
+        click.option(
+            "--observations",
+            type=FILE,
+            metavar="NPZ",
+            help="Recorded observations [N, ...] instead of rollouts.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def validation_options(command: Command) -> Command:
+    """Add what says how the verdict is reached."""
+    for option in (
+        click.option("--alpha", type=float, default=0.05, show_default=True, help="Chance of a wrong PASS."),
+        click.option("--margin", metavar="MARGIN", help="Return that may be lost: a number, or '5%'."),
+        click.option("--validation-seed", type=int, default=20_000, show_default=True, help="First seed."),
+        click.option(
+            "--episodes", type=int, default=200, show_default=True, help="Paired episodes, float and int8."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def environment_from(env: str | None, env_arg: tuple[str, ...], wrapper: tuple[str, ...]) -> Any:
+    """Return the EnvironmentSpec of the options, or None without --env."""
+    from edgeqrl.environments import EnvironmentSpec
+
+    if env is None:
+        if env_arg or wrapper:
+            raise UsageError("--env-arg and --wrapper go with --env.")
+        return None
+    return EnvironmentSpec(env, dict(_keyword(text) for text in env_arg), tuple(wrapper))
+
+
+def _keyword(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise UsageError(f"--env-arg '{text}' is not of the form NAME=VALUE.")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value  # a bare word is a string

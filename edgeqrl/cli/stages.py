@@ -1,0 +1,201 @@
+"""The stages of `convert`, each alone: every one reads a bundle and adds to it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgeqrl.cli.convert import exit_code_of, settings_from
+from edgeqrl.cli.options import (
+    FOLDER,
+    agent_options,
+    calibration_options,
+    environment_from,
+    environment_options,
+    json_option,
+    output_option,
+    validation_options,
+)
+
+bundle_argument = click.argument("bundle", type=FOLDER)
+
+
+@click.command()
+@click.argument("agent")
+@environment_options
+@output_option
+@agent_options
+@calibration_options
+def calibrate(agent: str, output: Path, **options: Any) -> None:
+    """Roll AGENT out, and begin a bundle with the observations that it met."""
+    environment = environment_from(options["env"], options["env_arg"], options["wrapper"])
+    with _progress() as progress:
+        progress("load", 0, 0)
+        from edgeqrl import pipeline, stages
+        from edgeqrl.bundle import new_bundle
+
+        source = pipeline.Source(
+            agent,
+            environment,
+            options["observations"],
+            options["head"],
+            options["action_bounds"],
+            options["trust"],
+            options["name"],
+        )
+        with new_bundle(output, {}) as bundle:
+            pipeline.begin(bundle, source, settings_from(options), progress=progress)
+            found = stages.read_calibration(bundle)
+    click.echo(
+        f"{len(found.observations)} of {found.num_rolled_out} observations from "
+        f"{len(found.seeds)} episodes are in {output}. Next: edgeqrl quantize {output}"
+    )
+
+
+@click.command()
+@bundle_argument
+@environment_options
+@click.option("--no-rewrites", is_flag=True, help="The bare converter: no centring, no bias correction.")
+@click.option("--trust", is_flag=True, help="Load a SavedModel with any operator: it may run code.")
+def quantize(bundle: Path, **options: Any) -> None:
+    """Convert the agent of BUNDLE to a full-integer .tflite on its calibration set."""
+    with _progress() as progress:
+        progress("load", 0, 0)
+        from edgeqrl import pipeline, stages
+        from edgeqrl.bundle import edit_bundle
+        from edgeqrl.quantize.tflite import Converter
+
+        with Converter() as converter, edit_bundle(bundle) as edited:
+            make_env = _make_env(edited, options)
+            agent = pipeline.reload_agent(edited, make_env, trust=options["trust"])
+            progress("load", 1, 1)
+            found = stages.add_quantized(
+                edited,
+                agent,
+                stages.read_calibration(edited),
+                settings_from(options),
+                converter=converter,
+                progress=progress,
+            )
+    click.echo(f"policy.tflite has {len(found.tflite):,} bytes. Next: edgeqrl validate {bundle}")
+
+
+@click.command()
+@bundle_argument
+@environment_options
+@validation_options
+@click.option("--backend", default="host-c", show_default=True, help="Backend of the quantized policy.")
+@json_option
+def validate(bundle: Path, backend: str, as_json: bool, **options: Any) -> int:
+    """Play the float and the quantized policy of BUNDLE on the same seeds; needs no TensorFlow."""
+    from edgeqrl.cli.show import print_conversion, print_json
+
+    with _progress() as progress:
+        progress("validate", 0, 0)
+        from edgeqrl import pipeline
+        from edgeqrl.bundle import edit_bundle
+
+        with edit_bundle(bundle) as edited:
+            report = pipeline.validate_bundle(
+                edited, _make_env(edited, options), backend, settings_from(options), progress=progress
+            )
+    if as_json:
+        print_json(report)
+    else:
+        print_conversion(f"{bundle} on {backend}", report, str(bundle), ["report.json"])
+    return exit_code_of(report.get("verdict"))
+
+
+@click.command()
+@bundle_argument
+@click.option("--no-self-test", is_flag=True, help="Leave golden vectors and self-test out of the sources.")
+def export(bundle: Path, **options: Any) -> None:
+    """Write the C99 sources of BUNDLE."""
+    from edgeqrl import stages
+    from edgeqrl.bundle import edit_bundle
+
+    with edit_bundle(bundle) as edited:
+        quantized = stages.read_quantized(edited)
+        sources = stages.add_sources(
+            edited,
+            quantized.integer_policy(is_masked=edited.fact("is_masked")),
+            quantized.tflite,
+            stages.read_calibration(edited),
+            settings_from(options),
+        )
+    click.echo(f"{len(sources)} files are in {bundle / 'src'}; its README.txt says how to call them.")
+
+
+@click.command()
+@bundle_argument
+@click.option("--board", metavar="BOARD", required=True, help="Name, or a .toml file.")
+@click.option("--compiler", metavar="NAME", help="zig (default) or arm-none-eabi-gcc.")
+@json_option
+def build(bundle: Path, board: str, as_json: bool, **options: Any) -> None:
+    """Compile the sources of BUNDLE into firmware for a board."""
+    from edgeqrl.cli.show import print_json
+
+    with _progress() as progress:
+        from edgeqrl import pipeline, stages
+        from edgeqrl.bundle import edit_bundle
+
+        with edit_bundle(bundle) as edited:
+            target = pipeline.open_board(board)
+            firmware = stages.add_firmware(edited, target, settings_from(options), progress=progress)
+    sizes = firmware.sizes
+    if as_json:
+        print_json({"board": target.name, "compiler": firmware.compiler, **asdict(sizes)})
+        return
+    click.echo(
+        f"{bundle / 'firmware'} for {target.name} by {firmware.compiler}: "
+        f"{sizes.flash_bytes:,} of {target.available_bytes('flash'):,} B of flash, "
+        f"{sizes.ram_bytes + sizes.stack_bytes:,} of {target.available_bytes('ram'):,} B of RAM."
+    )
+
+
+@click.command()
+@bundle_argument
+@environment_options
+@click.option("--episodes", type=int, default=3, show_default=True, help="Episodes in the loop.")
+@json_option
+def emulate(bundle: Path, episodes: int, as_json: bool, **options: Any) -> None:
+    """Play the firmware of BUNDLE on an emulated core, and compare it with the C on this host."""
+    from edgeqrl.cli.show import print_json
+
+    with _progress() as progress:
+        progress("emulate", 0, 0)
+        from edgeqrl import pipeline
+        from edgeqrl.bundle import edit_bundle
+
+        with edit_bundle(bundle) as edited:
+            report = pipeline.emulate_bundle(edited, _make_env(edited, options), episodes, progress=progress)
+    if as_json:
+        print_json(report)
+        return
+    run = report.get("emulation")
+    click.echo(f"{report['firmware']['instructions']:,} instructions a step on {report['firmware']['core']}.")
+    if run is not None:
+        click.echo(
+            f"{run['episodes']} episodes, {run['num_steps']:,} steps on {run['backend']} "
+            f"({run['level']} level): identical to host-c."
+        )
+
+
+@contextmanager
+def _progress() -> Iterator[Any]:
+    from edgeqrl.cli.show import StageProgress
+
+    with StageProgress() as progress:
+        yield progress
+
+
+def _make_env(bundle: Any, options: dict[str, Any]) -> Any:
+    """Return make_env from the command line, else from the manifest, else None."""
+    from edgeqrl.pipeline import environment_of
+
+    stated = environment_from(options["env"], options["env_arg"], options["wrapper"])
+    found = stated or environment_of(bundle)
+    return None if found is None else found.make

@@ -1,0 +1,77 @@
+"""Which tools are installed, what each is for, and the one command that gets it."""
+
+import importlib.metadata
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Tool:
+    """One library or program that some part of edgeqrl uses."""
+
+    name: str
+    purpose: str
+    version: str | None  # None where it is missing
+    cure: str  # the command that gets it; empty where it is there
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the finding as JSON values."""
+        return asdict(self)
+
+
+_PACKAGES = (
+    # distributions of which one is enough, purpose, command
+    (("tensorflow-cpu", "tensorflow"), "load Keras agents, quantize", "pip install 'edgeqrl[keras]'"),
+    (("keras",), "load Keras agents", "pip install 'edgeqrl[keras]'"),
+    (("ziglang",), "default C compiler, host and Cortex-M", "pip install 'edgeqrl[firmware]'"),
+    (("unicorn",), "default emulator", "pip install 'edgeqrl[firmware]'"),
+    (("pyelftools",), "sizes and stack bound of firmware", "pip install 'edgeqrl[firmware]'"),
+    (("ai-edge-litert",), "backend litert; float side without TensorFlow", "pip install 'edgeqrl[runtimes]'"),
+    (("tflite-micro",), "backend tflm, the oracle", "pip install 'edgeqrl[runtimes]'"),
+    (("tflite-runtime",), "backend tflite-runtime, Python 3.11", "pip install 'edgeqrl[tflite-runtime]'"),
+    (("box2d", "box2d-py"), "LunarLander and BipedalWalker", "pip install 'edgeqrl[box2d]'"),
+)
+_PROGRAMS = (
+    # program, argument that makes it say its version, purpose, command
+    ("cc", "--version", "faster host compiler than zig", "sudo apt-get install gcc"),
+    (
+        "arm-none-eabi-gcc",
+        "--version",
+        "second compiler for Cortex-M",
+        "sudo apt-get install gcc-arm-none-eabi",
+    ),
+    ("qemu-system-arm", "--version", "boots whole firmware images", "sudo apt-get install qemu-system-arm"),
+)
+
+
+def examine() -> tuple[Tool, ...]:
+    """Look for every tool; nothing is imported, and no program runs longer than ten seconds."""
+    packages = (_package(names, purpose, cure) for names, purpose, cure in _PACKAGES)
+    programs = (_program(name, flag, purpose, cure) for name, flag, purpose, cure in _PROGRAMS)
+    return (*packages, *programs)
+
+
+def _package(names: tuple[str, ...], purpose: str, cure: str) -> Tool:
+    for name in names:
+        try:
+            return Tool(name, purpose, importlib.metadata.version(name), "")
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    if names == ("tflite-runtime",) and sys.version_info >= (3, 12):
+        cure = "use Python 3.11: its last release has no newer wheel"
+    return Tool(names[0], purpose, None, cure)
+
+
+def _program(name: str, flag: str, purpose: str, cure: str) -> Tool:
+    path = shutil.which(name)
+    if path is None:
+        return Tool(name, purpose, None, cure)
+    try:
+        result = subprocess.run([path, flag], capture_output=True, text=True, timeout=10, check=False)
+        lines = (result.stdout or result.stderr).splitlines()
+    except (OSError, subprocess.TimeoutExpired):
+        return Tool(name, purpose, None, f"it is at {path} but does not start; reinstall it: {cure}")
+    return Tool(name, purpose, lines[0].strip() if lines else "unknown version", "")

@@ -1,0 +1,75 @@
+"""Play the firmware on an emulated core in the loop with the environment, beside the C on this host."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edgeqrl.environments import MakeEnv
+from edgeqrl.errors import BackendsDiffer
+from edgeqrl.interfaces import Policy
+from edgeqrl.rollout import Rollout, rollout
+
+
+@dataclass(frozen=True)
+class DeviceRun:
+    """What the device answered, and that it answered as the C on this host did."""
+
+    backend: str
+    level: str  # what was emulated: "ISA" means the core's instructions, not the board around it
+    seeds: tuple[int, ...]
+    episode_returns: tuple[float, ...]
+    num_steps: int
+    instructions: int  # executed in one step, encode and decode included
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the run as JSON values."""
+        return {
+            "backend": self.backend,
+            "level": self.level,
+            "episodes": len(self.seeds),
+            "seeds": {"first": self.seeds[0], "count": len(self.seeds)},
+            "episode_returns": list(self.episode_returns),
+            "num_steps": self.num_steps,
+            "is_identical_to_host_c": True,
+            "instructions": self.instructions,
+        }
+
+
+def emulate(
+    device: Policy,
+    host: Policy,
+    make_env: MakeEnv,
+    *,
+    seeds: Sequence[int],
+    instructions: int,
+    level: str = "ISA",
+    progress: Callable[[int, int], None] | None = None,
+) -> DeviceRun:
+    """Play `seeds` on `device` and on `host`; raise BackendsDiffer at the first action that differs."""
+    played = rollout(device, make_env, seeds, keep_actions=True, progress=progress)
+    expected = rollout(host, make_env, seeds, keep_actions=True)
+    _require_identical(device.name, host.name, played, expected)
+    return DeviceRun(
+        backend=device.name,
+        level=level,
+        seeds=tuple(seeds),
+        episode_returns=tuple(float(value) for value in played.episode_returns),
+        num_steps=int(played.episode_lengths.sum()),
+        instructions=instructions,
+    )
+
+
+def _require_identical(device: str, host: str, played: Rollout, expected: Rollout) -> None:
+    assert played.actions is not None
+    assert expected.actions is not None
+    for seed, ours, theirs in zip(played.seeds, played.actions, expected.actions, strict=True):
+        steps = min(len(ours), len(theirs))
+        differing = [t for t in range(steps) if not np.array_equal(ours[t], theirs[t])]
+        if differing or len(ours) != len(theirs):
+            step = differing[0] if differing else steps
+            raise BackendsDiffer(
+                f"{device} and {host} act differently in the episode with seed {seed} at step {step}. "
+                "This is a fault of edgeqrl or of the compiler: please report it with the bundle."
+            )

@@ -1,0 +1,362 @@
+"""`convert`: the stages called in order, no logic."""
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
+from pathlib import Path
+from shutil import rmtree
+from typing import TYPE_CHECKING, Any
+
+from edgeqrl import __version__, stages
+from edgeqrl.agents.heads import DiscreteHead
+from edgeqrl.backends.host_c import HostCPolicy
+from edgeqrl.bundle import Bundle, new_bundle, open_bundle, require_ours
+from edgeqrl.calibrate import read_recorded
+from edgeqrl.data import data_folder
+from edgeqrl.environments import EnvironmentSpec, MakeEnv, spaces
+from edgeqrl.errors import DataError, MissingToolError, UsageError
+from edgeqrl.files import sha256, staged_folder, to_json_bytes
+from edgeqrl.quantize.tflite import Converter
+from edgeqrl.stages import Progress, Settings, silent
+from firmware_export.board import Board, load_board
+from firmware_export.toolchain import find_compiler, host_compiler
+
+if TYPE_CHECKING:
+    from edgeqrl.agents.agent import Agent
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a conversion starts from: an agent, and an environment or recorded observations."""
+
+    model: Any  # path, `zoo:NAME`, or a live Keras model
+    environment: EnvironmentSpec | MakeEnv | None = None
+    observations: Any = None  # path of an npz file, or an array [N, *shape]
+    head: str | None = None
+    action_bounds: tuple[float, float] | None = None  # where there is no environment to say them
+    trust: bool = False
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.environment is None and self.observations is None:
+            raise UsageError("Give an environment with --env, or recorded observations with --observations.")
+
+    @property
+    def make_env(self) -> MakeEnv | None:
+        """Return the callable that makes the environment, if there is one."""
+        if isinstance(self.environment, EnvironmentSpec):
+            return self.environment.make
+        return self.environment
+
+    def environment_facts(self) -> dict[str, Any] | None:
+        """Return what the manifest says of the environment."""
+        if self.environment is None:
+            return None
+        if isinstance(self.environment, EnvironmentSpec):
+            return self.environment.to_json()
+        name = spaces(self.environment).name
+        return EnvironmentSpec(name).to_json() | {"is_callable": True}
+
+
+@dataclass(frozen=True, eq=False)
+class Conversion:
+    """A finished conversion: where it lies and what was found."""
+
+    folder: Path
+    report: Mapping[str, Any] = field(repr=False)  # report.json
+
+    @property
+    def verdict(self) -> str | None:
+        """PASS, FAIL, INCONCLUSIVE or NOTHING_TO_PRESERVE; None where no return was measured."""
+        verdict = self.report.get("verdict")
+        return None if verdict is None else str(verdict)
+
+
+def convert(
+    model: Any,
+    environment: EnvironmentSpec | MakeEnv | str | None = None,
+    *,
+    board: str | Board | None = None,
+    output: str | Path,
+    observations: Any = None,
+    head: str | None = None,
+    action_bounds: tuple[float, float] | None = None,
+    trust: bool = False,
+    name: str | None = None,
+    settings: Settings | None = None,
+    progress: Progress = silent,
+) -> Conversion:
+    """Calibrate, quantize, validate, export, build and emulate; leave a bundle at `output`.
+
+    `model` is a live Keras model, a path or `zoo:NAME`; `environment` an ID, a spec or a callable that
+    makes a Gymnasium environment. Without an environment, `observations` [N, *shape] calibrate and no
+    return is measured. Without a board the bundle ends with the C sources. A failed verdict leaves the
+    bundle complete. Raises EdgeQRLError subclasses; `output` is then as it was before.
+    """
+    if isinstance(environment, str):
+        environment = EnvironmentSpec(environment)
+    source = Source(model, environment, observations, head, action_bounds, trust, name)
+    settings = settings or Settings()
+    target = open_board(board) if isinstance(board, str) else board
+    _require_tools(target, settings)
+    require_ours(Path(output))
+    with ExitStack() as stack:
+        converter = stack.enter_context(Converter())  # imports TensorFlow beside us, meanwhile
+        bundle = stack.enter_context(new_bundle(Path(output), {}))
+        agent, float_policy = begin(bundle, source, settings, progress=progress)
+        calibration = stages.read_calibration(bundle)
+        quantized = stages.add_quantized(
+            bundle, agent, calibration, settings, converter=converter, progress=progress
+        )
+        policy = quantized.integer_policy(is_masked=bundle.facts["is_masked"])
+        if target is not None:
+            stages.require_policy_fits(policy, target)
+        progress("validate", 0, 0)
+        host = HostCPolicy(policy)
+        stages.require_backends_agree(policy, host, calibration.observations)
+        stages.add_validation(
+            bundle,
+            float_policy,
+            host,
+            settings,
+            make_env=source.make_env,
+            calibration=calibration,
+            progress=progress,
+        )
+        stages.add_sources(bundle, policy, quantized.tflite, calibration, settings)
+        if target is not None:
+            firmware = stages.add_firmware(bundle, target, settings, progress=progress)
+            stages.add_emulation(
+                bundle,
+                policy,
+                target,
+                firmware,
+                host,
+                settings,
+                make_env=source.make_env,
+                observations=calibration.observations,
+                progress=progress,
+            )
+        report = stages.read_report(bundle)
+    return Conversion(Path(output), report)
+
+
+def begin(
+    bundle: Bundle, source: Source, settings: Settings, *, progress: Progress = silent
+) -> tuple["Agent", Any]:
+    """Load the agent, roll it out, and start the bundle; return the agent and its float policy."""
+    progress("load", 0, 0)
+    recorded = None if source.observations is None else read_recorded(source.observations)
+    agent, files = _load(source, recorded)
+    from edgeqrl.backends.keras import KerasPolicy
+
+    float_policy = KerasPolicy(agent)
+    bundle.facts |= {"environment": source.environment_facts(), "is_masked": False}
+    if source.make_env is not None:
+        bundle.facts["is_masked"] = spaces(source.make_env).has_action_masks
+    stages.add_agent(bundle, agent, files)
+    progress("load", 1, 1)
+    stages.add_calibration(
+        bundle, float_policy, settings, make_env=source.make_env, recorded=recorded, progress=progress
+    )
+    return agent, float_policy
+
+
+def _require_tools(board: Board | None, settings: Settings) -> None:
+    """Raise MissingToolError before minutes are spent, rather than after."""
+    host_compiler()
+    if board is not None:
+        find_compiler(settings.compiler)
+        for module in ("unicorn", "elftools"):
+            if find_spec(module) is None:
+                raise MissingToolError(
+                    f"Building for a board needs {module}, which is not installed; "
+                    "get it with `pip install 'edgeqrl[firmware]'`."
+                )
+
+
+def _load(source: Source, recorded: Any) -> tuple["Agent", dict[str, bytes]]:
+    from edgeqrl.agents.from_keras import agent_from_model, load_agent
+
+    if source.make_env is not None:
+        known = spaces(source.make_env)
+        observation_space, action_space = known.observation_space, known.action_space
+    else:
+        observation_space, action_space = _recorded_space(recorded.shape[1:]), None
+    options: dict[str, Any] = {"head": source.head, "action_bounds": source.action_bounds}
+    if isinstance(source.model, str | Path):
+        path, name = resolve_agent(source.model)
+        agent = load_agent(
+            path, observation_space, action_space, trust=source.trust, name=source.name or name, **options
+        )
+        return agent, agent_files(path)
+    agent = agent_from_model(
+        source.model, observation_space, action_space, name=source.name or "policy", **options
+    )
+    return agent, _saved(agent)
+
+
+def resolve_agent(agent: str | Path) -> tuple[Path, str | None]:
+    """Return the file and, for `zoo:NAME`, the name."""
+    if str(agent).startswith("zoo:"):
+        from edgeqrl.zoo import find_zoo_agent
+
+        found = find_zoo_agent(str(agent).removeprefix("zoo:"))
+        return found.path, found.name
+    return Path(agent), None
+
+
+def agent_files(path: Path) -> dict[str, bytes]:
+    """Read an agent's file, or every file of a SavedModel folder [relative path -> bytes]."""
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*") if p.is_file() and not p.is_symlink())
+        return {str(Path("saved_model") / p.relative_to(path)): p.read_bytes() for p in files}
+    return {f"agent{path.suffix.lower()}": path.read_bytes()}
+
+
+def _saved(agent: "Agent") -> dict[str, bytes]:
+    """Return a live model as a `.keras` file; nothing where its classes cannot be saved."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "agent.keras"
+        try:
+            agent.model.save(path)
+        except Exception:  # whatever a stranger's get_config raises: the bundle stands without it
+            return {"agent.sha256": f"{agent.source_sha256}\n".encode()}
+        return agent_files(path)
+
+
+def open_board(board: str) -> Board:
+    """Return the board of this name, or of a .toml file."""
+    return load_board(board, data_folder("boards"))
+
+
+def environment_of(bundle: Bundle) -> EnvironmentSpec | None:
+    """Return the environment that the manifest names; what would import code is refused."""
+    facts = bundle.fact("environment")
+    if facts is None:
+        return None
+    if facts.get("is_callable"):
+        raise UsageError(
+            f"The bundle '{bundle.folder}' was made with a callable environment. Say which with --env."
+        )
+    return EnvironmentSpec.from_json(facts)
+
+
+def reload_agent(bundle: Bundle, make_env: MakeEnv | None, *, trust: bool) -> "Agent":
+    """Load the agent that the bundle holds, with the head that the bundle states."""
+    from edgeqrl.agents.from_keras import load_agent
+
+    paths = [path for path in bundle.artefacts if path.startswith("agent/")]
+    for path in paths:
+        bundle.read(path)  # checks its sha256
+    if not paths or paths == ["agent/agent.sha256"]:
+        raise DataError(f"The bundle '{bundle.folder}' holds no agent file. Run convert from Python again.")
+    is_folder = paths[0].startswith("agent/saved_model/")
+    place = bundle.folder / ("agent/saved_model" if is_folder else paths[0])
+    head = stages.read_head(bundle)
+    observation_space, action_space = _recorded_space(bundle.fact("observation_shape")), None
+    if make_env is not None:
+        known = spaces(make_env)
+        observation_space, action_space = known.observation_space, known.action_space
+    stated = "argmax" if isinstance(head, DiscreteHead) else "clip"
+    agent = load_agent(
+        place, observation_space, action_space, head=stated, trust=trust, name=bundle.fact("name")
+    )
+    return replace(agent, head=head)
+
+
+def validate_bundle(
+    bundle: Bundle,
+    make_env: MakeEnv | None,
+    backend: str,
+    settings: Settings,
+    *,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Judge a bundle again, its float side by the float `.tflite`: no TensorFlow."""
+    from edgeqrl.backends import open_float_policy, open_policy
+
+    quantized = stages.read_quantized(bundle)
+    policy = quantized.integer_policy(is_masked=bundle.fact("is_masked"))
+    with ExitStack() as stack:
+        played = stack.enter_context(open_policy(backend, policy, quantized.tflite))
+        judge = stack.enter_context(open_float_policy(quantized.float_tflite, quantized.head))
+        stages.add_validation(
+            bundle,
+            judge,
+            played,
+            settings,
+            make_env=make_env,
+            calibration=stages.read_calibration(bundle),
+            progress=progress,
+        )
+    return stages.read_report(bundle)
+
+
+def emulate_bundle(
+    bundle: Bundle, make_env: MakeEnv | None, episodes: int, *, progress: Progress = silent
+) -> dict[str, Any]:
+    """Play a bundle's firmware on the emulated core of its board."""
+    board = open_board(bundle.fact("board"))
+    quantized = stages.read_quantized(bundle)
+    policy = quantized.integer_policy(is_masked=bundle.fact("is_masked"))
+    stages.add_emulation(
+        bundle,
+        policy,
+        board,
+        stages.read_firmware(bundle),
+        HostCPolicy(policy),
+        Settings(emulated_episodes=episodes),
+        make_env=make_env,
+        observations=stages.read_calibration(bundle).observations,
+        progress=progress,
+    )
+    return stages.read_report(bundle)
+
+
+def flash_bundle(folder: Path, *, volume: Path | None, dry_run: bool) -> str:
+    """Put a bundle's firmware on its board; return what was done, in a sentence."""
+    from firmware_export.flashers.uf2_volume import flash
+
+    bundle = open_bundle(folder)
+    board = open_board(bundle.fact("board"))
+    return flash(stages.read_firmware(bundle), board, volume=volume, dry_run=dry_run)
+
+
+def calibrate_zoo_agent(name: str, folder: Path, *, progress: Progress = silent) -> Path:
+    """Make `folder`/NAME with the agent's calibration set and a manifest that says where it came from."""
+    from edgeqrl.zoo import find_zoo_agent
+
+    agent = find_zoo_agent(name)
+    source = Source(f"zoo:{name}", EnvironmentSpec(agent.env_id))
+    settings = Settings()
+    with staged_folder(folder / name, keep=False) as fresh:
+        bundle = Bundle(fresh / "bundle")
+        begin(bundle, source, settings, progress=progress)
+        found = stages.read_calibration(bundle)
+        rmtree(bundle.folder)
+        data = found.to_bytes()
+        (fresh / "observations.npz").write_bytes(data)
+        manifest = {
+            "agent": name,
+            "agent_sha256": found.agent_sha256,
+            "env_id": found.env_id,
+            "seeds": {"first": found.seeds[0], "count": len(found.seeds)},
+            "num_observations": len(found.observations),
+            "num_rolled_out": found.num_rolled_out,
+            "mean_episode_return": sum(found.episode_returns) / len(found.episode_returns),
+            "observations_sha256": sha256(data),
+            "edgeqrl": __version__,
+        }
+        (fresh / "manifest.json").write_bytes(to_json_bytes(manifest))
+    return folder / name
+
+
+def _recorded_space(shape: Any) -> Any:
+    """Return the space of observations of which only the shape is known."""
+    import gymnasium
+
+    return gymnasium.spaces.Box(-float("inf"), float("inf"), tuple(shape))
