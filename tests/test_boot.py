@@ -1,6 +1,5 @@
 """Whole boots: reset to self-test report, in unicorn with register tables for peripherals, and in QEMU."""
 
-import os
 import struct
 import subprocess
 from collections.abc import Mapping
@@ -32,6 +31,8 @@ HEALTHY = {
 }
 SSI = 0x18000000
 GCC = pytest.param("arm-none-eabi-gcc", marks=pytest.mark.slow)
+
+RP2040JS = Path(__file__).parent.parent / "build" / "node_modules" / "rp2040js"
 
 
 def boot_pico(built: Firmware, registers: Mapping[int, int] = HEALTHY) -> Boot:
@@ -149,13 +150,11 @@ def test_silent_firmware_in_qemu_is_ended() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    "EDGEQRL_RP2040JS" not in os.environ, reason="EDGEQRL_RP2040JS names no npm package folder"
-)
 @pytest.mark.parametrize("compiler", ["zig", "arm-none-eabi-gcc"])
 def test_pico_boots_on_a_model_of_the_whole_chip(compiler: str, tmp_path: Path) -> None:
     (tmp_path / "firmware.bin").write_bytes(firmware("rpi-pico", compiler).bin)
-    module = Path(os.environ["EDGEQRL_RP2040JS"]) / "dist" / "esm" / "index.js"
+    module = RP2040JS / "dist" / "esm" / "index.js"
+    assert module.is_file(), "needs the npm package rp2040js: make build/node_modules"
     script = Path(__file__).with_name("rp2040js_boot.mjs")
     command = [require_tool("node"), str(script), str(module), str(tmp_path / "firmware.bin")]
     found = subprocess.run(command, capture_output=True, timeout=60, check=True)

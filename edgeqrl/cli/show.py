@@ -115,7 +115,8 @@ def print_conversion(
     console = console or _console()
     console.print(table)
     print_verdict(report, console=console)
-    console.print(f"[bold]{escape(folder)}[/]: {escape(', '.join(files))}", soft_wrap=True)
+    wraps_itself = not console.is_terminal  # in a file a sentence stays one line
+    console.print(f"[bold]{escape(folder)}[/]: {escape(', '.join(files))}", soft_wrap=wraps_itself)
 
 
 def print_verdict(report: Mapping[str, Any], *, console: Any = None) -> None:
@@ -127,7 +128,10 @@ def print_verdict(report: Mapping[str, Any], *, console: Any = None) -> None:
     style = _STYLES.get(name, "bold")
     shown = name.replace("_", " ")
     sentence = str(report.get("sentence", "")).removeprefix(f"{shown}: ")
-    (console or _console()).print(f"[{style}]{shown}[/]  {escape(sentence)}", soft_wrap=True)
+    console = console or _console()
+    console.print(
+        f"[{style}]{shown}[/]  {escape(sentence)}", soft_wrap=not console.is_terminal, highlight=False
+    )
 
 
 def _return_rows(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:

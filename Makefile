@@ -1,0 +1,58 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Neither needs root.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.edgeqrl-setup
+
+.PHONY: help setup demo test test-all check docs benchmarks clean
+
+help:
+	@echo "make setup      create $(VENV) with everything edgeqrl needs"
+	@echo "make demo       convert the LunarLander DQN of the zoo for mps2-an386"
+	@echo "make test       the tests that need no root and no Debian packages"
+	@echo "make test-all   all tests: needs qemu-system-arm, gcc-arm-none-eabi, clang, nodejs, npm"
+	@echo "make check      ruff, mypy, generated files are current"
+	@echo "make docs       remake the generated pages and the README's picture"
+	@echo "make benchmarks speed and size, counted"
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not ((3, 11) <= sys.version_info[:2] < (3, 14)))' \
+		|| { echo "edgeqrl needs Python 3.11 to 3.13; say which with: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "setting up $(VENV): TensorFlow is large, this takes a few minutes the first time"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[all]" --group dev
+	@touch $@
+
+demo: setup
+	@$(BIN)/edgeqrl convert zoo:lunarlander-dqn --env LunarLander-v3 --board mps2-an386 -o build/lunarlander
+
+test: setup
+	@$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile
+
+test-all: setup build/node_modules
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+# A model of the whole RP2040, from the npm registry.
+build/node_modules:
+	@mkdir -p build
+	@cd build && npm install --silent --no-fund --no-audit --ignore-scripts rp2040js@1.4.1
+
+check: setup
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/python docs/generate.py --check
+
+docs: setup
+	@$(BIN)/python docs/generate.py
+
+benchmarks: setup
+	@$(BIN)/python benchmarks/engine.py
+	@$(BIN)/python benchmarks/rollout.py
+	@$(BIN)/python benchmarks/convert.py
+
+clean:
+	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis
