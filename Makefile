@@ -53,6 +53,7 @@ benchmarks: setup
 	@$(BIN)/python benchmarks/engine.py
 	@$(BIN)/python benchmarks/rollout.py
 	@$(BIN)/python benchmarks/convert.py
+	@$(BIN)/python benchmarks/startup.py
 
 clean:
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -2,8 +2,8 @@
 
     python benchmarks/convert.py [--agent zoo:lunarlander-dqn] [--env LunarLander-v3] [--json]
 
-Shares of one run, so that a loaded machine changes the seconds and hardly the ratios. TensorFlow's share is its
-import, loading and tracing the model, acting with it, and waiting for the converter.
+Shares of one run, so that a loaded machine changes the seconds and hardly the ratios. TensorFlow's share is
+its import, loading and tracing the model, acting with it, and waiting for the converter.
 """
 
 import argparse

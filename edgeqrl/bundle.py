@@ -1,18 +1,20 @@
 """The bundle: a folder whose manifest links every artefact of a policy by its sha256."""
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Any
 
 from edgeqrl import __version__
+from edgeqrl.agents.agent import identifier
 from edgeqrl.errors import DataError, OutputError
-from edgeqrl.files import sha256, staged_folder, to_json_bytes, writing
+from edgeqrl.files import from_json_bytes, sha256, staged_folder, to_json_bytes, writing
 
 SCHEMA = "edgeqrl-bundle-1"
 MANIFEST = "manifest.json"
+_MAX_OBSERVATION_SIZE = 2**24
 
 
 @dataclass
@@ -22,11 +24,16 @@ class Bundle:
     folder: Path
     facts: dict[str, Any] = field(default_factory=dict)  # name, environment, head, scheme, board …
     artefacts: dict[str, dict[str, Any]] = field(default_factory=dict)  # relative path -> entry
+    place: Path | None = None  # where `folder` will end up, if it is staged; for messages
+
+    def __str__(self) -> str:
+        """Return the folder that the user knows."""
+        return str(self.place or self.folder)
 
     def add(self, path: str, data: bytes, made_from: Sequence[str] = ()) -> None:
         """Write one artefact; `made_from` names the artefacts (relative paths) it came from."""
         place = self.folder / path
-        with writing(place):
+        with writing(Path(str(self), path)):
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_bytes(data)
         origin = {name: self.artefacts[name]["sha256"] for name in made_from}
@@ -40,19 +47,23 @@ class Bundle:
 
     def read(self, path: str) -> bytes:
         """Return an artefact's bytes; raise DataError if it is absent or not what the manifest says."""
-        entry = self.artefacts.get(path)
-        if entry is None:
-            raise DataError(f"The bundle '{self.folder}' has no '{path}' yet. {_made_by(path)}")
+        expected = self.sha256_of(path)
         try:
             data = (self.folder / path).read_bytes()
         except OSError as error:
-            raise DataError(f"Cannot read '{self.folder / path}': {error.strerror}.") from error
-        if sha256(data) != entry["sha256"]:
+            raise DataError(f"Cannot read '{self}/{path}': {error.strerror}.") from error
+        if sha256(data) != expected:
             raise DataError(
-                f"'{self.folder / path}' is not the file that {MANIFEST} names (its sha256 differs). "
+                f"'{self}/{path}' is not the file that {MANIFEST} names (its sha256 differs). "
                 "Make the bundle again."
             )
         return data
+
+    def sha256_of(self, path: str) -> str:
+        """Return what the manifest says an artefact's sha256 is; raise DataError if it lists none."""
+        if path not in self.artefacts:
+            raise DataError(f"The bundle '{self}' has no '{path}' yet. {_made_by(path)}")
+        return str(self.artefacts[path]["sha256"])
 
     def has(self, path: str) -> bool:
         """Say whether the manifest lists this artefact."""
@@ -61,7 +72,7 @@ class Bundle:
     def fact(self, name: str) -> Any:
         """Return one of the manifest's facts; raise DataError if an earlier stage has not run."""
         if name not in self.facts:
-            raise DataError(f"The bundle '{self.folder}' says nothing of its {name}. Run convert again.")
+            raise DataError(f"The bundle '{self}' says nothing of its {name}. Run convert again.")
         return self.facts[name]
 
     def manifest(self) -> dict[str, Any]:
@@ -75,14 +86,16 @@ class Bundle:
 
 
 def open_bundle(folder: Path) -> Bundle:
-    """Read a bundle's manifest; raise DataError if it is none, or damaged."""
+    """Read a bundle's manifest; raise DataError if it is none, damaged, or leads out of the folder."""
     path = folder / MANIFEST
+    if not path.is_file():
+        raise DataError(f"'{folder}' is not a bundle: it has no {MANIFEST}.")
     try:
-        manifest = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise DataError(f"'{folder}' is not a bundle: it has no {MANIFEST}.") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"Cannot read '{path}': {error}.") from error
+        manifest = from_json_bytes(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"Cannot read '{path}': {error.strerror}.") from error
+    except ValueError as error:
+        raise DataError(f"'{path}' is damaged: {error}. Make the bundle again.") from error
     if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
         raise DataError(f"'{path}' is not a manifest of this version ({SCHEMA}). Make the bundle again.")
     artefacts = manifest.pop("artefacts", None)
@@ -90,6 +103,10 @@ def open_bundle(folder: Path) -> Bundle:
         raise DataError(f"'{path}' lists its artefacts wrongly. Make the bundle again.")
     for key in ("schema", "edgeqrl"):
         manifest.pop(key, None)
+    for key, is_sound in _FACTS.items():
+        if key in manifest and not is_sound(manifest[key]):
+            raise DataError(f"'{path}' states '{key}' wrongly. Make the bundle again.")
+    _require_plain(folder)
     return Bundle(folder, manifest, artefacts)
 
 
@@ -98,7 +115,7 @@ def new_bundle(folder: Path, facts: Mapping[str, Any]) -> Iterator[Bundle]:
     """Yield an empty bundle that replaces `folder` when the block ends well, and never by halves."""
     require_ours(folder)
     with staged_folder(folder, keep=False) as fresh:
-        bundle = Bundle(fresh, dict(facts))
+        bundle = Bundle(fresh, dict(facts), place=folder)
         yield bundle
         _finish(bundle)
 
@@ -109,27 +126,36 @@ def edit_bundle(folder: Path) -> Iterator[Bundle]:
     open_bundle(folder)
     with staged_folder(folder, keep=True) as fresh:
         bundle = open_bundle(fresh)
+        bundle.place = folder
         yield bundle
         _finish(bundle)
 
 
 def require_ours(folder: Path) -> None:
-    """Raise OutputError unless `folder` is absent, empty or a bundle: nothing else is replaced."""
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise OutputError(f"'{folder}' is a file. Choose another place with -o.")
+    """Raise OutputError unless `folder` is absent, empty or only a bundle: nothing else is replaced."""
     with writing(folder):
-        is_ours = (folder / MANIFEST).is_file() or not any(folder.iterdir())
-    if not is_ours:
+        if not folder.exists():
+            return
+        if not folder.is_dir():
+            raise OutputError(f"'{folder}' is a file. Choose another place with -o.")
+        top = min(folder.iterdir(), default=None)
+    if top is None:
+        return
+    try:
+        ours = {*open_bundle(folder).artefacts, MANIFEST}
+        found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+        foreign = min(found - ours, default=None)
+    except DataError:
+        foreign = top.name
+    if foreign is not None:
         raise OutputError(
-            f"'{folder}' holds files that are not a bundle, and would be replaced. "
-            "Choose another place with -o."
+            f"'{folder}' holds '{foreign}', which is not part of a bundle and would be replaced. "
+            "Move it, or choose another place with -o."
         )
 
 
 def _finish(bundle: Bundle) -> None:
-    with writing(bundle.folder):
+    with writing(Path(str(bundle), MANIFEST)):
         (bundle.folder / MANIFEST).write_bytes(to_json_bytes(bundle.manifest()))
 
 
@@ -139,9 +165,41 @@ def _is_artefacts(value: Any) -> bool:
     for path, entry in value.items():
         parts = Path(path).parts
         is_inside = not Path(path).is_absolute() and ".." not in parts and bool(parts)
-        if not (is_inside and isinstance(entry, dict) and isinstance(entry.get("sha256"), str)):
+        if not (
+            is_inside
+            and path.isprintable()
+            and isinstance(entry, dict)
+            and isinstance(entry.get("sha256"), str)
+        ):
             return False
     return True
+
+
+def _require_plain(folder: Path) -> None:
+    """Raise DataError if a link or a device lies in the folder: stages read and write below it."""
+    for path in folder.rglob("*"):
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise DataError(
+                f"'{path}' is a link or a device, and a bundle holds files and folders only. Remove it."
+            )
+
+
+def _is_shape(value: Any) -> bool:
+    is_sizes = isinstance(value, list) and all(type(size) is int and size > 0 for size in value)
+    return is_sizes and prod(value) <= _MAX_OBSERVATION_SIZE
+
+
+# What later stages take from a manifest for granted: fact -> what tells a sound value.
+_FACTS: dict[str, Callable[[Any], bool]] = {
+    "agent_sha256": lambda value: isinstance(value, str),
+    "board": lambda value: isinstance(value, str),
+    "environment": lambda value: isinstance(value, dict | None),
+    "head": lambda value: isinstance(value, dict),
+    "is_masked": lambda value: isinstance(value, bool),
+    "name": lambda value: isinstance(value, str) and value == identifier(value),
+    "observation_shape": _is_shape,
+    "scheme": lambda value: isinstance(value, dict),
+}
 
 
 def _made_by(path: str) -> str:

@@ -172,7 +172,7 @@ def read_recorded(source: Path | str | NDArray[Any]) -> NDArray[np.float32]:
     numbers, at least one row of at least one feature, and finite in float32.
     """
     name = _recording_name(source)
-    recorded = source if isinstance(source, np.ndarray) else _find_recorded(Path(source), name)
+    recorded = _find_recorded(Path(source), name) if isinstance(source, str | Path) else np.asarray(source)
     if recorded.dtype.kind not in "fiub":
         raise DataError(f"{name} must hold numbers, not {recorded.dtype}.")
     if recorded.ndim < 2 or recorded.size < 1:
@@ -212,7 +212,7 @@ def _require_finite(observations: NDArray[np.float32], what: str) -> None:
 
 
 def _recording_name(source: Path | str | NDArray[Any]) -> str:
-    return "The recording" if isinstance(source, np.ndarray) else f"The recording '{source}'"
+    return f"The recording '{source}'" if isinstance(source, str | Path) else "The recording"
 
 
 def _find_recorded(path: Path, name: str) -> NDArray[Any]:

@@ -28,6 +28,14 @@ def to_json_bytes(value: Any) -> bytes:
     return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
 
 
+def from_json_bytes(data: bytes) -> Any:
+    """Invert `to_json_bytes`; raise ValueError for what is no JSON, NaN, or nested beyond reason."""
+    try:
+        return json.loads(data, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
 @contextmanager
 def writing(place: Path) -> Iterator[None]:
     """Turn what the operating system says about `place` into OutputError."""
@@ -63,17 +71,23 @@ def staged_folder(target: Path, *, keep: bool) -> Iterator[Path]:
     """Yield a scratch folder beside `target` that takes its place when the block ends well.
 
     With `keep`, the scratch folder starts as a copy of `target`. When the block raises, Ctrl-C
-    included, `target` stays as it was. Raises OutputError where the place cannot be written.
+    included, `target` stays as it was. Raises OutputError where the place cannot be written, or is
+    where the command runs: a shell whose folder is replaced finds itself nowhere.
     """
-    target = target.absolute()
     with writing(target):
+        target = Path(os.path.realpath(target))  # a link stays, and leads to the new folder
+        if target in (here := Path.cwd(), *here.parents):
+            raise OutputError(
+                f"'{target}' is or holds the current folder, and would be replaced under your feet. Run "
+                "the command outside it, or choose another place with -o."
+            )
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         fresh = scratch / "fresh"
         with writing(target):
             if keep and target.exists():
-                shutil.copytree(target, fresh)
+                shutil.copytree(target, fresh, symlinks=True)
             else:
                 fresh.mkdir()
         yield fresh
@@ -81,6 +95,10 @@ def staged_folder(target: Path, *, keep: bool) -> Iterator[Path]:
             _swap(fresh, target)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON value")
 
 
 def _swap(fresh: Path, target: Path) -> None:

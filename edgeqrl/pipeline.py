@@ -9,7 +9,7 @@ from shutil import rmtree
 from typing import TYPE_CHECKING, Any
 
 from edgeqrl import __version__, stages
-from edgeqrl.agents.heads import DiscreteHead
+from edgeqrl.agents.heads import DiscreteHead, infer_head
 from edgeqrl.backends.host_c import HostCPolicy
 from edgeqrl.bundle import Bundle, new_bundle, open_bundle, require_ours
 from edgeqrl.calibrate import read_recorded
@@ -19,7 +19,7 @@ from edgeqrl.errors import DataError, MissingToolError, UsageError
 from edgeqrl.files import sha256, staged_folder, to_json_bytes
 from edgeqrl.quantize.tflite import Converter
 from edgeqrl.stages import Progress, Settings, silent
-from firmware_export.board import Board, load_board
+from firmware_export.board import Board, board_names, load_board
 from firmware_export.toolchain import find_compiler, host_compiler
 
 if TYPE_CHECKING:
@@ -41,6 +41,11 @@ class Source:
     def __post_init__(self) -> None:
         if self.environment is None and self.observations is None:
             raise UsageError("Give an environment with --env, or recorded observations with --observations.")
+        if not (isinstance(self.environment, EnvironmentSpec | None) or callable(self.environment)):
+            raise UsageError(
+                f"The environment is a {type(self.environment).__name__}, and every episode takes a "
+                "fresh one: give an ID or a callable, such as `lambda: gymnasium.make(ID)`."
+            )
 
     @property
     def make_env(self) -> MakeEnv | None:
@@ -77,7 +82,7 @@ def convert(
     model: Any,
     environment: EnvironmentSpec | MakeEnv | str | None = None,
     *,
-    board: str | Board | None = None,
+    board: str | Path | Board | None = None,
     output: str | Path,
     observations: Any = None,
     head: str | None = None,
@@ -98,7 +103,7 @@ def convert(
         environment = EnvironmentSpec(environment)
     source = Source(model, environment, observations, head, action_bounds, trust, name)
     settings = settings or Settings()
-    target = open_board(board) if isinstance(board, str) else board
+    target = open_board(board) if isinstance(board, str | Path) else board
     _require_tools(target, settings)
     require_ours(Path(output))
     with ExitStack() as stack:
@@ -228,7 +233,7 @@ def _saved(agent: "Agent") -> dict[str, bytes]:
         return agent_files(path)
 
 
-def open_board(board: str) -> Board:
+def open_board(board: str | Path) -> Board:
     """Return the board of this name, or of a .toml file."""
     return load_board(board, data_folder("boards"))
 
@@ -239,9 +244,7 @@ def environment_of(bundle: Bundle) -> EnvironmentSpec | None:
     if facts is None:
         return None
     if facts.get("is_callable"):
-        raise UsageError(
-            f"The bundle '{bundle.folder}' was made with a callable environment. Say which with --env."
-        )
+        raise UsageError(f"The bundle '{bundle}' was made with a callable environment. Say which with --env.")
     return EnvironmentSpec.from_json(facts)
 
 
@@ -253,7 +256,7 @@ def reload_agent(bundle: Bundle, make_env: MakeEnv | None, *, trust: bool) -> "A
     for path in paths:
         bundle.read(path)  # checks its sha256
     if not paths or paths == ["agent/agent.sha256"]:
-        raise DataError(f"The bundle '{bundle.folder}' holds no agent file. Run convert from Python again.")
+        raise DataError(f"The bundle '{bundle}' holds no agent file. Run convert from Python again.")
     is_folder = paths[0].startswith("agent/saved_model/")
     place = bundle.folder / ("agent/saved_model" if is_folder else paths[0])
     head = stages.read_head(bundle)
@@ -268,6 +271,24 @@ def reload_agent(bundle: Bundle, make_env: MakeEnv | None, *, trust: bool) -> "A
     return replace(agent, head=head)
 
 
+def require_environment_fits(bundle: Bundle, make_env: MakeEnv | None) -> None:
+    """Raise UsageError unless the environment takes and gives what the bundle's policy does."""
+    if make_env is None:
+        return
+    known = spaces(make_env)
+    head = stages.read_head(bundle)
+    shape = tuple(bundle.fact("observation_shape"))
+    fits = tuple(known.observation_space.shape or ()) == shape
+    if fits:
+        stated = "argmax" if isinstance(head, DiscreteHead) else "clip"
+        infer_head(known.action_space, head.num_outputs, ends_in_tanh=False, stated=stated)
+        return
+    raise UsageError(
+        f"Environment '{known.name}' gives observations of shape {known.observation_space.shape}, but the "
+        f"policy of '{bundle}' takes {shape}. Is this its environment?"
+    )
+
+
 def validate_bundle(
     bundle: Bundle,
     make_env: MakeEnv | None,
@@ -279,6 +300,7 @@ def validate_bundle(
     """Judge a bundle again, its float side by the float `.tflite`: no TensorFlow."""
     from edgeqrl.backends import open_float_policy, open_policy
 
+    require_environment_fits(bundle, make_env)
     quantized = stages.read_quantized(bundle)
     policy = quantized.integer_policy(is_masked=bundle.fact("is_masked"))
     with ExitStack() as stack:
@@ -297,16 +319,24 @@ def validate_bundle(
 
 
 def emulate_bundle(
-    bundle: Bundle, make_env: MakeEnv | None, episodes: int, *, progress: Progress = silent
+    bundle: Bundle,
+    make_env: MakeEnv | None,
+    episodes: int,
+    *,
+    board: str | None = None,
+    progress: Progress = silent,
 ) -> dict[str, Any]:
     """Play a bundle's firmware on the emulated core of its board."""
-    board = open_board(bundle.fact("board"))
+    if episodes < 0:
+        raise UsageError(f"--episodes must be at least 0, got {episodes}.")
+    require_environment_fits(bundle, make_env)
+    target = _board_of(bundle, board)
     quantized = stages.read_quantized(bundle)
     policy = quantized.integer_policy(is_masked=bundle.fact("is_masked"))
     stages.add_emulation(
         bundle,
         policy,
-        board,
+        target,
         stages.read_firmware(bundle),
         HostCPolicy(policy),
         Settings(emulated_episodes=episodes),
@@ -317,13 +347,29 @@ def emulate_bundle(
     return stages.read_report(bundle)
 
 
-def flash_bundle(folder: Path, *, volume: Path | None, dry_run: bool) -> str:
+def flash_bundle(folder: Path, *, board: str | None = None, volume: Path | None, dry_run: bool) -> str:
     """Put a bundle's firmware on its board; return what was done, in a sentence."""
     from firmware_export.flashers.uf2_volume import flash
 
     bundle = open_bundle(folder)
-    board = open_board(bundle.fact("board"))
-    return flash(stages.read_firmware(bundle), board, volume=volume, dry_run=dry_run)
+    target = _board_of(bundle, board)
+    return flash(stages.read_firmware(bundle), target, volume=volume, dry_run=dry_run)
+
+
+def _board_of(bundle: Bundle, stated: str | None) -> Board:
+    """Return the board that the firmware was built for; `stated` names it where it does not ship with us."""
+    name = bundle.fact("board")
+    if stated is None and name not in board_names(data_folder("boards")):
+        raise UsageError(
+            f"The firmware of '{bundle}' is for board '{name}', which does not ship with edgeqrl. Give its "
+            ".toml file with --board."
+        )
+    board = open_board(stated or name)
+    if board.name != name:
+        raise UsageError(
+            f"The firmware of '{bundle}' is for board '{name}', not for '{board.name}'. Build it again."
+        )
+    return board
 
 
 def calibrate_zoo_agent(name: str, folder: Path, *, progress: Progress = silent) -> Path:

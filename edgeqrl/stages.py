@@ -1,7 +1,6 @@
 """What each stage adds to a bundle; how a stage works is in its own module."""
 
 import io
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -17,7 +16,7 @@ from edgeqrl.calibrate import CalibrationSet, calibrate, from_recorded
 from edgeqrl.emulate import DeviceRun, emulate
 from edgeqrl.environments import MakeEnv
 from edgeqrl.errors import BackendsDiffer, DataError, UsageError, require_name
-from edgeqrl.files import to_json_bytes
+from edgeqrl.files import from_json_bytes, to_json_bytes
 from edgeqrl.interfaces import Policy
 from edgeqrl.network.integer_policy import IntegerPolicy
 from edgeqrl.quantize.quantize import QuantizedPolicy, quantize
@@ -36,6 +35,7 @@ FLOAT_TFLITE = "policy_float.tflite"
 GOLDEN = "golden.npz"
 REPORT = "report.json"
 FIRMWARE = "firmware/firmware.json"
+_FIRMWARE_SECTIONS = ("firmware", "emulation")  # of the report; the rest is the validation's
 NUM_GOLDEN = 64
 
 Progress = Callable[[str, int, int], None]  # stage, done, total (0 where it is not known)
@@ -53,7 +53,7 @@ class Settings:
     calibration_states: int = 2000
     calibration_seed: int = 10_000
     scheme: Scheme = field(default_factory=Scheme)
-    episodes: int = 200
+    episodes: int = 500
     validation_seed: int = 20_000
     margin: float | str | None = None
     alpha: float = 0.05
@@ -107,7 +107,12 @@ def add_calibration(
     """Roll the float policy out, or take recorded observations, and keep the calibration set."""
     progress("calibrate", 0, 0)
     if recorded is not None:
-        calibration = from_recorded(recorded, num_states=settings.calibration_states)
+        calibration = from_recorded(
+            recorded,
+            num_states=settings.calibration_states,
+            seed=settings.calibration_seed,
+            observation_shape=bundle.facts["observation_shape"],
+        )
     else:
         assert make_env is not None
         calibration = calibrate(
@@ -137,8 +142,9 @@ def add_quantized(
     """Convert to int8 and keep the `.tflite` beside its float twin; what came later is dropped."""
     progress("quantize", 0, 0)
     quantized = quantize(agent, calibration, scheme=settings.scheme, converter=converter)
-    for later in (TFLITE, FLOAT_TFLITE, GOLDEN, REPORT, "src/", "firmware/"):
+    for later in (TFLITE, FLOAT_TFLITE, GOLDEN, REPORT, "src/"):
         bundle.drop(later)
+    _drop_firmware(bundle)
     agent_files = [path for path in bundle.artefacts if path.startswith("agent/")]
     bundle.add(TFLITE, quantized.tflite, made_from=[*agent_files, CALIBRATION])
     bundle.add(FLOAT_TFLITE, quantized.float_tflite, made_from=agent_files)
@@ -149,7 +155,7 @@ def add_quantized(
 
 def read_calibration(bundle: Bundle) -> CalibrationSet:
     """Return the bundle's calibration set."""
-    return CalibrationSet.from_bytes(bundle.read(CALIBRATION), bundle.folder / CALIBRATION)
+    return CalibrationSet.from_bytes(bundle.read(CALIBRATION), f"{bundle}/{CALIBRATION}")
 
 
 def read_head(bundle: Bundle) -> Head:
@@ -157,27 +163,20 @@ def read_head(bundle: Bundle) -> Head:
     try:
         return head_from_json(bundle.fact("head"))
     except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"The manifest of '{bundle.folder}' states a damaged head: {error!r}.") from error
+        raise DataError(f"The manifest of '{bundle}' states a damaged head: {error!r}.") from error
 
 
 def read_quantized(bundle: Bundle) -> QuantizedPolicy:
     """Return the bundle's quantized policy; needs no TensorFlow."""
-    head = read_head(bundle)
-    try:
-        shape = tuple(int(n) for n in bundle.fact("observation_shape"))
-        scheme = Scheme.from_json(bundle.fact("scheme"))
-        name = str(bundle.fact("name"))
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"The manifest of '{bundle.folder}' is damaged: {error!r}.") from error
     return QuantizedPolicy(
         tflite=bundle.read(TFLITE),
         float_tflite=bundle.read(FLOAT_TFLITE),
-        head=head,
-        scheme=scheme,
-        observation_shape=shape,
-        name=name,
-        calibration_sha256=bundle.artefacts[CALIBRATION]["sha256"],
-        agent_sha256=str(bundle.fact("agent_sha256")),
+        head=read_head(bundle),
+        scheme=Scheme.from_json(bundle.fact("scheme")),
+        observation_shape=tuple(bundle.fact("observation_shape")),
+        name=bundle.fact("name"),
+        calibration_sha256=bundle.sha256_of(CALIBRATION),
+        agent_sha256=bundle.fact("agent_sha256"),
     )
 
 
@@ -207,7 +206,8 @@ def add_validation(
             other_seeds=calibration.seeds,
             progress=partial(progress, "validate"),
         ).to_json()
-    _update_report(bundle, report)
+    kept = {name: found for name, found in read_report(bundle).items() if name in _FIRMWARE_SECTIONS}
+    _write_report(bundle, report | kept)
     return report
 
 
@@ -252,8 +252,9 @@ def add_sources(
     arrays = {name: value for name, value in vars(golden).items() if value is not None}
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
-    for earlier in (GOLDEN, "src/", "firmware/"):
+    for earlier in (GOLDEN, "src/"):
         bundle.drop(earlier)
+    _drop_firmware(bundle)
     bundle.add(GOLDEN, buffer.getvalue(), made_from=[TFLITE, CALIBRATION])
     sources = export_sources(policy, tflite, golden=golden if settings.with_self_test else None)
     for path, data in sources.items():
@@ -295,7 +296,7 @@ def add_firmware(
         "compiler": firmware.compiler,
         "runs_from_ram": firmware.runs_from_ram,
     }
-    bundle.drop("firmware/")
+    _drop_firmware(bundle)
     sources = [path for path in bundle.artefacts if path.startswith("src/")]
     for suffix, data in images.items():
         bundle.add(f"firmware/{firmware.name}.{suffix}", data, made_from=sources)
@@ -311,12 +312,15 @@ def read_firmware(bundle: Bundle) -> "Firmware":
     from firmware_export.fit import FirmwareSizes
 
     try:
-        facts = json.loads(bundle.read(FIRMWARE))
+        facts = from_json_bytes(bundle.read(FIRMWARE))
         sizes = FirmwareSizes(**facts.pop("sizes"))
         elf, image = (bundle.read(f"firmware/{facts['name']}.{suffix}") for suffix in ("elf", "bin"))
-        return Firmware(sizes=sizes, elf=elf, bin=image, **facts)
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"'{bundle.folder / FIRMWARE}' is damaged: {error!r}. Build again.") from error
+        firmware = Firmware(sizes=sizes, elf=elf, bin=image, **facts)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"'{bundle}/{FIRMWARE}' is damaged: {error!r}. Build again.") from error
+    if firmware.board != bundle.fact("board"):
+        raise DataError(f"'{bundle}' states another board than its firmware was built for. Build again.")
+    return firmware
 
 
 def add_emulation(
@@ -368,16 +372,39 @@ def add_emulation(
     }
     if run is not None:
         sections["emulation"] = run.to_json()
-    _update_report(bundle, sections)
+    kept = {name: found for name, found in read_report(bundle).items() if name not in _FIRMWARE_SECTIONS}
+    _write_report(bundle, kept | sections)
     return run
 
 
 def read_report(bundle: Bundle) -> dict[str, Any]:
     """Return report.json, or an empty report if no stage has written one."""
-    return dict(json.loads(bundle.read(REPORT))) if bundle.has(REPORT) else {"schema": REPORT_SCHEMA}
+    if not bundle.has(REPORT):
+        return {"schema": REPORT_SCHEMA}
+    try:
+        report = from_json_bytes(bundle.read(REPORT))
+    except ValueError as error:
+        raise DataError(f"'{bundle}/{REPORT}' is damaged: {error}. Make the bundle again.") from error
+    if not isinstance(report, dict) or report.get("schema") != REPORT_SCHEMA:
+        raise DataError(
+            f"'{bundle}/{REPORT}' is no report of this version ({REPORT_SCHEMA}). Make the bundle again."
+        )
+    return report
 
 
-def _update_report(bundle: Bundle, sections: Mapping[str, Any]) -> None:
-    report = read_report(bundle) | dict(sections)
+def _write_report(bundle: Bundle, sections: Mapping[str, Any]) -> None:
+    report = {"schema": REPORT_SCHEMA, **sections}
     origin = [path for path in (TFLITE, FLOAT_TFLITE, CALIBRATION) if bundle.has(path)]
+    if "firmware" in report:
+        origin.append(FIRMWARE)
     bundle.add(REPORT, to_json_bytes(report), made_from=origin)
+
+
+def _drop_firmware(bundle: Bundle) -> None:
+    """Remove the firmware and what the report says of it: it is about to be made anew, or stale."""
+    bundle.drop("firmware/")
+    bundle.facts.pop("board", None)
+    report = read_report(bundle)
+    kept = {name: found for name, found in report.items() if name not in _FIRMWARE_SECTIONS}
+    if kept != report:
+        _write_report(bundle, kept)

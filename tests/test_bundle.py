@@ -61,6 +61,28 @@ def test_folder_with_other_files_is_not_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "thesis.tex").exists()
 
 
+def test_manifest_of_another_program_does_not_make_a_folder_ours(tmp_path: Path) -> None:
+    (tmp_path / MANIFEST).write_text('{"manifest_version": 3}')  # a browser extension's
+    with pytest.raises(OutputError, match=MANIFEST), new_bundle(tmp_path, {}):
+        pass
+
+
+def test_file_that_the_user_put_into_a_bundle_is_not_replaced(folder: Path) -> None:
+    (folder / "agent" / "notes.txt").write_text("mine")
+    with pytest.raises(OutputError, match=r"agent/notes\.txt"), new_bundle(folder, {}):
+        pass
+    with edit_bundle(folder) as bundle:
+        bundle.add("policy.tflite", b"network")
+    assert (folder / "agent" / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("target", ["/dev/zero", "/etc/passwd", "nowhere", "/"])
+def test_link_in_a_bundle_is_not_followed(folder: Path, target: str) -> None:
+    (folder / "src").symlink_to(target)
+    with pytest.raises(DataError, match="is a link or a device"), edit_bundle(folder):
+        pass
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -73,6 +95,17 @@ def test_folder_with_other_files_is_not_replaced(tmp_path: Path) -> None:
         b'{"schema": "edgeqrl-bundle-1", "artefacts": {"/etc/passwd": {"sha256": "0"}}}',
         b'{"schema": "edgeqrl-bundle-1", "artefacts": {"a": []}}',
         b"[" * 100_000,
+        b'{"schema": "edgeqrl-bundle-1", "artefacts": {"a\\u0000b": {"sha256": "0"}}}',
+        b'{"schema": "edgeqrl-bundle-1", "artefacts": {"\\ud800": {"sha256": "0"}}}',
+        b'{"schema": "edgeqrl-bundle-1", "artefacts": {}, "note": NaN}',
+        b'{"schema": "edgeqrl-bundle-1", "artefacts": {}, "name": "x; system(0)"}',
+        b'{"schema": "edgeqrl-bundle-1", "artefacts": {}, "name": "../x"}',
+        b'{"schema": "edgeqrl-bundle-1", "artefacts": {}, "board": ["rpi-pico"]}',
+        b'{"schema": "edgeqrl-bundle-1", "artefacts": {}, "environment": "CartPole-v1"}',
+        b'{"schema": "edgeqrl-bundle-1", "artefacts": {}, "head": []}',
+        b'{"schema": "edgeqrl-bundle-1", "artefacts": {}, "is_masked": "no"}',
+        b'{"schema": "edgeqrl-bundle-1", "artefacts": {}, "observation_shape": [-1, -4]}',
+        b'{"schema": "edgeqrl-bundle-1", "artefacts": {}, "observation_shape": [4294967296]}',
     ],
 )
 def test_damaged_or_hostile_manifest_is_refused(tmp_path: Path, content: bytes) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from edgeqrl import files
 from edgeqrl.errors import OutputError
-from edgeqrl.files import staged_folder, write_atomically
+from edgeqrl.files import from_json_bytes, staged_folder, write_atomically
 
 
 def names(folder: Path) -> list[str]:
@@ -77,6 +77,36 @@ def test_failed_second_rename_is_undone(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(OutputError, match="disk is full"), staged_folder(target, keep=False):
         pass
     assert names(target) == ["old"]
+
+
+def test_link_stays_and_leads_to_the_new_folder(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    link = tmp_path / "link"
+    link.symlink_to("real")
+    with staged_folder(link, keep=False) as fresh:
+        (fresh / "one").write_text("1")
+    assert link.is_symlink()
+    assert names(tmp_path / "real") == ["one"]
+
+
+def test_link_to_itself_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(OutputError, match="Cannot write"), staged_folder(tmp_path / "loop", keep=False):
+        pass
+
+
+@pytest.mark.parametrize("target", [".", ".."])
+def test_current_folder_is_not_replaced(target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "a" / "b")
+    with pytest.raises(OutputError, match="current folder"), staged_folder(Path(target), keep=False):
+        pass
+
+
+@pytest.mark.parametrize("data", [b"NaN", b'{"a": -Infinity}', b"[" * 200_000, b"", b"\xff\xfe"])
+def test_what_is_no_json_is_a_value_error(data: bytes) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - of several kinds
+        from_json_bytes(data)
 
 
 def test_unwritable_parent_is_one_sentence(tmp_path: Path) -> None:

@@ -67,6 +67,24 @@ def test_without_an_environment_the_options_say_the_space() -> None:
     assert scaled == infer_head(TORQUE, 1, ends_in_tanh=True)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"kind": "evil"},
+        {"shape": [2]},
+        {"shape": [-1]},
+        {"low": [3.0]},
+        {"gain": [float("inf")]},
+        {"offset": [None]},
+        {"high": []},
+    ],
+)
+def test_damaged_head_is_refused(change: dict[str, object]) -> None:
+    data = head_to_json(infer_head(TORQUE, 1, ends_in_tanh=True))
+    with pytest.raises((TypeError, ValueError)):
+        head_from_json(data | change)
+
+
 def test_masked_actions_are_never_taken() -> None:
     outputs = np.float32([[3.0, 2.0, 1.0]])
     head = DiscreteHead(3)

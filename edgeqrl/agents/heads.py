@@ -1,6 +1,7 @@
 """Action heads: how a model's float outputs become the environment's actions, and the same in int8."""
 
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -130,16 +131,26 @@ def head_to_json(head: Head) -> dict[str, Any]:
 
 
 def head_from_json(data: dict[str, Any]) -> Head:
-    """Invert `head_to_json`."""
+    """Invert `head_to_json`; raise KeyError, TypeError or ValueError for anything else."""
     if data["kind"] == "argmax":
         return DiscreteHead(int(data["num_actions"]), int(data["start"]))
-    return BoxHead(
+    if data["kind"] != "box":
+        raise ValueError(f"there is no head {data['kind']!r}")
+    head = BoxHead(
         shape=tuple(int(n) for n in data["shape"]),
         low=tuple(-np.inf if v is None else float(v) for v in data["low"]),
         high=tuple(np.inf if v is None else float(v) for v in data["high"]),
         gain=tuple(float(v) for v in data["gain"]),
         offset=tuple(float(v) for v in data["offset"]),
     )
+    rows = (head.low, head.high, head.gain, head.offset)
+    if {len(row) for row in rows} != {prod(head.shape)} or min(head.shape, default=1) < 1:
+        raise ValueError("a head has one low, high, gain and offset for each number of its shape")
+    if not all(low <= high for low, high in zip(head.low, head.high, strict=True)):
+        raise ValueError("the bounds of a head are not in order")
+    if not np.isfinite([*head.gain, *head.offset]).all():
+        raise ValueError("the gain or offset of a head is not finite")
+    return head
 
 
 def _stated_space(stated: str | None, num_outputs: int, bounds: tuple[float, float] | None) -> Any:

@@ -33,13 +33,17 @@ def open_network(name: str, tflite: bytes) -> "Network":
 def open_policy(name: str, policy: "IntegerPolicy", tflite: bytes) -> AbstractContextManager[Any]:
     """Open an integer policy on the named backend; `tflite` is what its network was lowered from.
 
-    host-c runs the whole exported step; elsewhere the float edges are NumPy's.
+    host-c and the emulated cores run the whole exported step; elsewhere the float edges are NumPy's.
     """
     require_name("backend", name, NETWORK_BACKENDS)
     if name == "host-c":
         from edgeqrl.backends.host_c import HostCPolicy
 
         return HostCPolicy(policy)
+    if name.startswith("cortex-"):
+        from edgeqrl.backends import emulated
+
+        return emulated.open_policy(policy, name)
     from edgeqrl.backends.network_policy import NetworkPolicy
 
     network = open_network(name, tflite)

@@ -1,15 +1,17 @@
 """The `edgeqrl` command: errors become one sentence and an exit code here, and nowhere else."""
 
+import errno
 import os
 import signal
 import sys
+import time
 from typing import Any, NoReturn
 
 import click
 
 from edgeqrl import __version__
 from edgeqrl.cli import convert, network, stages, tools
-from edgeqrl.errors import INTERRUPTED_EXIT_CODE, EdgeQRLError
+from edgeqrl.errors import INTERRUPTED_EXIT_CODE, EdgeQRLError, OutputError
 
 _EPILOG = """
 Exit codes: 0 done and passed; 1 unexpected; 2 usage; 3 bad agent; 4 unsupported operator; 5 does not fit
@@ -18,6 +20,7 @@ emulator trouble; 11 environment failed; 12 damaged data; 13 cannot write; 14 ba
 failed; 130 interrupted.
 """
 
+_CLEANUP_S = 5.0  # an impatient second Ctrl-C must not leave scratch folders behind
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
@@ -47,7 +50,10 @@ for _command in (
 
 def main() -> NoReturn:
     """Run the command line and exit with its documented code."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    interrupt = Interrupt()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+            signal.signal(number, interrupt)
     sys.exit(run(sys.argv[1:]))
 
 
@@ -66,6 +72,8 @@ def run(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return _fail(f"The disk is full: {error}. Make room and run it again.", OutputError.exit_code)
         if os.environ.get("EDGEQRL_TRACEBACK"):
             raise
         summary = " ".join(f"{type(error).__name__}: {error}".split())
@@ -80,5 +88,15 @@ def _fail(message: str, exit_code: int) -> int:
     return exit_code
 
 
-def _interrupt(*_: Any) -> NoReturn:
-    raise KeyboardInterrupt
+class Interrupt:
+    """Raises KeyboardInterrupt for a signal; not again for those that follow while it cleans up."""
+
+    def __init__(self) -> None:
+        self._raised_at = -_CLEANUP_S
+
+    def __call__(self, *_: Any) -> None:
+        """Handle a signal."""
+        now = time.monotonic()
+        if now - self._raised_at >= _CLEANUP_S:
+            self._raised_at = now
+            raise KeyboardInterrupt

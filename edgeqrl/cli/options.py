@@ -79,7 +79,7 @@ def validation_options(command: Command) -> Command:
         click.option("--margin", metavar="MARGIN", help="Return that may be lost: a number, or '5%'."),
         click.option("--validation-seed", type=int, default=20_000, show_default=True, help="First seed."),
         click.option(
-            "--episodes", type=int, default=200, show_default=True, help="Paired episodes, float and int8."
+            "--episodes", type=int, default=500, show_default=True, help="Paired episodes, float and int8."
         ),
     ):
         command = option(command)

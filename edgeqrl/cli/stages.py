@@ -12,6 +12,7 @@ from edgeqrl.cli.convert import exit_code_of, settings_from
 from edgeqrl.cli.options import (
     FOLDER,
     agent_options,
+    board_option,
     calibration_options,
     environment_from,
     environment_options,
@@ -159,9 +160,10 @@ def build(bundle: Path, board: str, as_json: bool, **options: Any) -> None:
 @click.command()
 @bundle_argument
 @environment_options
+@board_option
 @click.option("--episodes", type=int, default=3, show_default=True, help="Episodes in the loop.")
 @json_option
-def emulate(bundle: Path, episodes: int, as_json: bool, **options: Any) -> None:
+def emulate(bundle: Path, board: str | None, episodes: int, as_json: bool, **options: Any) -> None:
     """Play the firmware of BUNDLE on an emulated core, and compare it with the C on this host."""
     from edgeqrl.cli.show import print_json
 
@@ -171,7 +173,9 @@ def emulate(bundle: Path, episodes: int, as_json: bool, **options: Any) -> None:
         from edgeqrl.bundle import edit_bundle
 
         with edit_bundle(bundle) as edited:
-            report = pipeline.emulate_bundle(edited, _make_env(edited, options), episodes, progress=progress)
+            report = pipeline.emulate_bundle(
+                edited, _make_env(edited, options), episodes, board=board, progress=progress
+            )
     if as_json:
         print_json(report)
         return

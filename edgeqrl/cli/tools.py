@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgeqrl.cli.options import FOLDER, json_option
+from edgeqrl.cli.options import FOLDER, board_option, json_option
 
 if TYPE_CHECKING:
     from firmware_export.board import Board
@@ -14,13 +14,14 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("bundle", type=FOLDER)
+@board_option
 @click.option("--volume", type=FOLDER, help="The board's drive, where it is not found by itself.")
 @click.option("--dry-run", is_flag=True, help="Say what would be written, and write nothing.")
-def flash(bundle: Path, volume: Path | None, dry_run: bool) -> None:
+def flash(bundle: Path, board: str | None, volume: Path | None, dry_run: bool) -> None:
     """Put the firmware of BUNDLE on the board."""
     from edgeqrl.pipeline import flash_bundle
 
-    click.echo(flash_bundle(bundle, volume=volume, dry_run=dry_run))
+    click.echo(flash_bundle(bundle, board=board, volume=volume, dry_run=dry_run))
 
 
 @click.group()

@@ -56,6 +56,8 @@ def compare(tflite: bytes, backends: Sequence[str], *, samples: int, seed: int) 
         raise UsageError("Comparing takes two or more different backends, as in: reference,tflm.")
     if samples < 1:
         raise UsageError(f"Comparing takes at least one sample, got {samples}.")
+    if seed < 0:
+        raise UsageError(f"The seed must be at least 0, got {seed}.")
     inputs = mixed_inputs(read_tflite(tflite), samples, seed)
     with ExitStack() as stack:
         networks: list[Network] = []

@@ -8,7 +8,7 @@ import numpy as np
 from edgeqrl.agents.agent import Agent
 from edgeqrl.agents.heads import Head
 from edgeqrl.calibrate import CalibrationSet
-from edgeqrl.errors import DataError
+from edgeqrl.errors import DataError, UnsupportedOperatorError
 from edgeqrl.network.edges import ObservationEdge
 from edgeqrl.network.integer_policy import IntegerPolicy
 from edgeqrl.network.read_tflite import read_tflite
@@ -47,12 +47,17 @@ class QuantizedPolicy:
                 f"The .tflite file takes {source.size} numbers and returns {target.size}, and the policy "
                 f"'{self.name}' has {int(np.prod(self.observation_shape))} and {self.head.num_outputs}."
             )
-        return IntegerPolicy(
-            name=self.name,
-            observation=ObservationEdge(self.observation_shape, source.scale, source.zero_point),
-            network=network,
-            action=self.head.edge(target.scale, target.zero_point, is_masked=is_masked),
-        )
+        try:
+            return IntegerPolicy(
+                name=self.name,
+                observation=ObservationEdge(self.observation_shape, source.scale, source.zero_point),
+                network=network,
+                action=self.head.edge(target.scale, target.zero_point, is_masked=is_masked),
+            )
+        except ValueError as error:
+            raise UnsupportedOperatorError(
+                f"The policy '{self.name}' has no integer form: {error}. Scale its observations or actions."
+            ) from error
 
 
 def quantize(

@@ -22,7 +22,7 @@ def warm(options: Options, arrays: Arrays) -> tuple[Options, Arrays]:
     def tiny(observation: Any) -> Any:
         return tensorflow.nn.relu(tensorflow.matmul(observation, tensorflow.ones((2, 2))))
 
-    function = tensorflow.function(tiny).get_concrete_function(tensorflow.TensorSpec((1, 2)))
+    function = tensorflow.function(tiny, autograph=False).get_concrete_function(tensorflow.TensorSpec((1, 2)))
     _convert(function, np.ones((2, 2), np.float32))
     return {}, {}
 

@@ -147,7 +147,7 @@ def validate(
     *,
     margin: float | str | None = None,
     alpha: float = 0.05,
-    num_episodes: int = 200,
+    num_episodes: int = 500,
     seed: int = DEFAULT_SEED,
     other_seeds: Iterable[int] = (),
     progress: Callable[[int, int], None] | None = None,

@@ -22,7 +22,7 @@ from typing import IO, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeqrl.errors import DeviceError, MissingToolError
+from edgeqrl.errors import DataError, DeviceError, MissingToolError
 from firmware_export.board import Board
 from firmware_export.elf import read_elf
 
@@ -58,18 +58,24 @@ class EmulatedFirmware:
     def __init__(self, elf: bytes, name: str, board: Board) -> None:
         """Start the emulator's process, load the ELF of policy `name` and call NAME_init.
 
-        Raises MissingToolError without unicorn and DeviceError if the policy does not start.
+        Raises MissingToolError without unicorn, DataError if the ELF is none of ours, and DeviceError if the
+        policy does not start.
         """
         self.core = board.core
         self._name = name
-        self._elf = read_elf(elf)
         self._board = board
-        symbols = self._elf.symbols
-        self._state = symbols["eqrl_port_state"]
-        self._observation = symbols["eqrl_port_observation"]
-        self._action = symbols["eqrl_port_action"]
-        self._free = self._elf.address("__free_start")
-        self._stack_top = self._elf.address("__stack_top")
+        try:
+            self._elf = read_elf(elf)
+            symbols = self._elf.symbols
+            self._state = symbols["eqrl_port_state"]
+            self._observation = symbols["eqrl_port_observation"]
+            self._action = symbols["eqrl_port_action"]
+            self._free = self._elf.address("__free_start")
+            self._stack_top = self._elf.address("__stack_top")
+        except MissingToolError:
+            raise
+        except Exception as error:  # a damaged ELF can fail in any way at all
+            raise DataError(f"The firmware's ELF is damaged: {error!r}. Build it again.") from error
         self._process = EmulatorProcess()
         try:
             self._start()

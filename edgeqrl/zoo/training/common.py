@@ -24,7 +24,7 @@ Act = Callable[[NDArray[np.float32]], NDArray[Any]]  # [N, observation_size] -> 
 # Three disjoint sets: training environments take TRAINING_SEED, TRAINING_SEED + 1, ...
 TRAINING_SEED = 1
 SELECTION_SEEDS = range(10_000, 10_100)  # choose the best checkpoint
-EVALUATION_SEEDS = range(40_000, 40_100)  # judge it, once
+EVALUATION_SEEDS = range(50_000, 50_100)  # judge it, once
 BOOTSTRAP_SEED = 2026
 
 AGENT_FILES = ("agent.keras", "card.json")

@@ -60,6 +60,7 @@ CONFIGS: Mapping[str, DQNConfig] = {
             env_id="CartPole-v1",
             target_return=500.0,
             total_steps=160_000,
+            exploration_steps=50_000,
             # A fall is rare and costs up to 100: a linear loss would take it for noise.
             huber_delta=100.0,
         ),
@@ -78,7 +79,7 @@ CONFIGS: Mapping[str, DQNConfig] = {
             title="Acrobot: swing a two-link arm above the line",
             env_id="Acrobot-v1",
             target_return=-100.0,
-            total_steps=80_000,
+            total_steps=160_000,
             exploration_steps=20_000,
         ),
     )
