@@ -86,10 +86,14 @@ def test_report_uses_the_names_of_the_glossary(bundle: Path) -> None:
     assert report["emulation"]["is_identical_to_host_c"]
 
 
-def test_stages_one_by_one_give_the_same_files_as_convert(bundle: Path, tmp_path: Path) -> None:
+def test_stages_one_by_one_give_the_same_files_as_convert(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = str(tmp_path / "staged")
-    assert run(["calibrate", *CARTPOLE, "-o", folder, "--calibration-episodes", "2"]) == 0
-    assert run(["quantize", folder]) == 0
+    assert run(["calibrate", *CARTPOLE, "-o", folder, "--calibration-episodes", "2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["episodes"] == 2
+    assert run(["quantize", folder, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["applied_rewrites"] == ["centre_head"]
     assert run(["validate", folder, "--episodes", "12"]) == 0
     assert run(["export", folder]) == 0
     assert run(["build", folder, "--board", "mps2-an386"]) == 0
@@ -134,8 +138,12 @@ def test_board_of_ones_own_is_named_again_to_emulate(
 def test_json_is_one_document_on_standard_output(fresh: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["validate", str(fresh), "--episodes", "12", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["verdict"] == "PASS"
+    assert run(["export", str(fresh), "--json"]) == 0
+    assert "cartpole_dqn.h" in json.loads(capsys.readouterr().out)["files"]
     assert run(["build", str(fresh), "--board", "rpi-pico", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["board"] == "rpi-pico"
+    assert run(["emulate", str(fresh), "--episodes", "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["emulation"]["episodes"] == 1
     for command in (["boards"], ["boards", "rpi-pico"], ["zoo", "list"], ["doctor"]):
         assert run([*command, "--json"]) == 0
         assert json.loads(capsys.readouterr().out)

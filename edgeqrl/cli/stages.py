@@ -1,6 +1,6 @@
 """The stages of `convert`, each alone: every one reads a bundle and adds to it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -30,7 +30,8 @@ bundle_argument = click.argument("bundle", type=FOLDER)
 @output_option
 @agent_options
 @calibration_options
-def calibrate(agent: str, output: Path, **options: Any) -> None:
+@json_option
+def calibrate(agent: str, output: Path, as_json: bool, **options: Any) -> None:
     """Roll AGENT out, and begin a bundle with the observations that it met."""
     environment = environment_from(options["env"], options["env_arg"], options["wrapper"])
     with _progress() as progress:
@@ -50,9 +51,17 @@ def calibrate(agent: str, output: Path, **options: Any) -> None:
         with new_bundle(output, {}) as bundle:
             pipeline.begin(bundle, source, settings_from(options), progress=progress)
             found = stages.read_calibration(bundle)
-    click.echo(
+    facts = {
+        "num_observations": len(found.observations),
+        "num_rolled_out": found.num_rolled_out,
+        "episodes": len(found.seeds),
+        "episode_returns": list(found.episode_returns),
+    }
+    _tell(
+        as_json,
+        facts,
         f"{len(found.observations)} of {found.num_rolled_out} observations from "
-        f"{len(found.seeds)} episodes are in {output}. Next: edgeqrl quantize {output}"
+        f"{len(found.seeds)} episodes are in {output}. Next: edgeqrl quantize {output}",
     )
 
 
@@ -61,7 +70,8 @@ def calibrate(agent: str, output: Path, **options: Any) -> None:
 @environment_options
 @click.option("--no-rewrites", is_flag=True, help="The bare converter: no centring, no bias correction.")
 @click.option("--trust", is_flag=True, help="Load a SavedModel with any operator: it may run code.")
-def quantize(bundle: Path, **options: Any) -> None:
+@json_option
+def quantize(bundle: Path, as_json: bool, **options: Any) -> None:
     """Convert the agent of BUNDLE to a full-integer .tflite on its calibration set."""
     with _progress() as progress:
         progress("load", 0, 0)
@@ -81,7 +91,13 @@ def quantize(bundle: Path, **options: Any) -> None:
                 converter=converter,
                 progress=progress,
             )
-    click.echo(f"policy.tflite has {len(found.tflite):,} bytes. Next: edgeqrl validate {bundle}")
+    facts = {
+        "tflite_bytes": len(found.tflite),
+        "scheme": found.scheme.to_json(),
+        "applied_rewrites": list(found.applied_rewrites),
+    }
+    size = f"policy.tflite has {len(found.tflite):,} bytes ({found.scheme})"
+    _tell(as_json, facts, f"{size}. Next: edgeqrl validate {bundle}")
 
 
 @click.command()
@@ -113,7 +129,8 @@ def validate(bundle: Path, backend: str, as_json: bool, **options: Any) -> int:
 @click.command()
 @bundle_argument
 @click.option("--no-self-test", is_flag=True, help="Leave golden vectors and self-test out of the sources.")
-def export(bundle: Path, **options: Any) -> None:
+@json_option
+def export(bundle: Path, as_json: bool, **options: Any) -> None:
     """Write the C99 sources of BUNDLE."""
     from edgeqrl import stages
     from edgeqrl.bundle import edit_bundle
@@ -127,7 +144,9 @@ def export(bundle: Path, **options: Any) -> None:
             stages.read_calibration(edited),
             settings_from(options),
         )
-    click.echo(f"{len(sources)} files are in {bundle / 'src'}; its README.txt says how to call them.")
+    sizes = {path: len(data) for path, data in sorted(sources.items())}
+    text = f"{len(sources)} files are in {bundle / 'src'}; its README.txt says how to call them."
+    _tell(as_json, {"files": sizes}, text)
 
 
 @click.command()
@@ -137,8 +156,6 @@ def export(bundle: Path, **options: Any) -> None:
 @json_option
 def build(bundle: Path, board: str, as_json: bool, **options: Any) -> None:
     """Compile the sources of BUNDLE into firmware for a board."""
-    from edgeqrl.cli.show import print_json
-
     with _progress() as progress:
         from edgeqrl import pipeline, stages
         from edgeqrl.bundle import edit_bundle
@@ -147,13 +164,12 @@ def build(bundle: Path, board: str, as_json: bool, **options: Any) -> None:
             target = pipeline.open_board(board)
             firmware = stages.add_firmware(edited, target, settings_from(options), progress=progress)
     sizes = firmware.sizes
-    if as_json:
-        print_json({"board": target.name, "compiler": firmware.compiler, **asdict(sizes)})
-        return
-    click.echo(
+    _tell(
+        as_json,
+        {"board": target.name, "compiler": firmware.compiler, **asdict(sizes)},
         f"{bundle / 'firmware'} for {target.name} by {firmware.compiler}: "
         f"{sizes.flash_bytes:,} of {target.available_bytes('flash'):,} B of flash, "
-        f"{sizes.ram_bytes + sizes.stack_bytes:,} of {target.available_bytes('ram'):,} B of RAM."
+        f"{sizes.ram_bytes + sizes.stack_bytes:,} of {target.available_bytes('ram'):,} B of RAM.",
     )
 
 
@@ -165,8 +181,6 @@ def build(bundle: Path, board: str, as_json: bool, **options: Any) -> None:
 @json_option
 def emulate(bundle: Path, board: str | None, episodes: int, as_json: bool, **options: Any) -> None:
     """Play the firmware of BUNDLE on an emulated core, and compare it with the C on this host."""
-    from edgeqrl.cli.show import print_json
-
     with _progress() as progress:
         progress("emulate", 0, 0)
         from edgeqrl import pipeline
@@ -176,16 +190,23 @@ def emulate(bundle: Path, board: str | None, episodes: int, as_json: bool, **opt
             report = pipeline.emulate_bundle(
                 edited, _make_env(edited, options), episodes, board=board, progress=progress
             )
-    if as_json:
-        print_json(report)
-        return
-    run = report.get("emulation")
-    click.echo(f"{report['firmware']['instructions']:,} instructions a step on {report['firmware']['core']}.")
+    firmware, run = report["firmware"], report.get("emulation")
+    text = f"{firmware['instructions']:,} instructions a step on {firmware['core']}."
     if run is not None:
-        click.echo(
-            f"{run['episodes']} episodes, {run['num_steps']:,} steps on {run['backend']} "
+        text += (
+            f"\n{run['episodes']} episodes, {run['num_steps']:,} steps on {run['backend']} "
             f"({run['level']} level): identical to host-c."
         )
+    _tell(as_json, report, text)
+
+
+def _tell(as_json: bool, facts: Mapping[str, Any], sentence: str) -> None:
+    from edgeqrl.cli.show import print_json
+
+    if as_json:
+        print_json(facts)
+    else:
+        click.echo(sentence)
 
 
 @contextmanager
