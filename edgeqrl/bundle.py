@@ -72,7 +72,10 @@ class Bundle:
     def fact(self, name: str) -> Any:
         """Return one of the manifest's facts; raise DataError if an earlier stage has not run."""
         if name not in self.facts:
-            raise DataError(f"The bundle '{self}' says nothing of its {name}. Run convert again.")
+            stage = {"board": "build", "scheme": "quantize"}.get(name, "convert")
+            raise DataError(
+                f"The bundle '{self}' says nothing of its {name} yet. Run `edgeqrl {stage}` first."
+            )
         return self.facts[name]
 
     def manifest(self) -> dict[str, Any]:

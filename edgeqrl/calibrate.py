@@ -216,7 +216,12 @@ def _recording_name(source: Path | str | NDArray[Any]) -> str:
 
 
 def _find_recorded(path: Path, name: str) -> NDArray[Any]:
-    arrays = _read_arrays(_read_file(path, "recording"), name)
+    data = _read_file(path, "recording")
+    if not data.startswith((b"PK", b"\x93NUMPY")):
+        raise DataError(
+            f"{name} is no .npz or .npy file. Save it with numpy.savez('log.npz', observations=array)."
+        )
+    arrays = _read_arrays(data, name)
     if "observations" in arrays:
         return arrays["observations"]
     if len(arrays) == 1:

@@ -15,7 +15,7 @@ from edgeqrl.bundle import Bundle, new_bundle, open_bundle, require_ours
 from edgeqrl.calibrate import read_recorded
 from edgeqrl.data import data_folder
 from edgeqrl.environments import EnvironmentSpec, MakeEnv, spaces
-from edgeqrl.errors import DataError, MissingToolError, UsageError
+from edgeqrl.errors import DataError, MissingToolError, UsageError, require_name
 from edgeqrl.files import sha256, staged_folder, to_json_bytes
 from edgeqrl.quantize.tflite import Converter
 from edgeqrl.stages import Progress, Settings, silent
@@ -24,6 +24,9 @@ from firmware_export.toolchain import find_compiler, host_compiler
 
 if TYPE_CHECKING:
     from edgeqrl.agents.agent import Agent
+
+
+FLOAT_BACKENDS = ("keras", "litert")
 
 
 @dataclass(frozen=True)
@@ -295,9 +298,11 @@ def validate_bundle(
     backend: str,
     settings: Settings,
     *,
+    float_backend: str = "litert",
+    trust: bool = False,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Judge a bundle again, its float side by the float `.tflite`: no TensorFlow."""
+    """Judge a bundle again; its float side is the float `.tflite` without TensorFlow, or its Keras agent."""
     from edgeqrl.backends import open_float_policy, open_policy
 
     require_environment_fits(bundle, make_env)
@@ -305,7 +310,12 @@ def validate_bundle(
     policy = quantized.integer_policy(is_masked=bundle.fact("is_masked"))
     with ExitStack() as stack:
         played = stack.enter_context(open_policy(backend, policy, quantized.tflite))
-        judge = stack.enter_context(open_float_policy(quantized.float_tflite, quantized.head))
+        if require_name("float backend", float_backend, FLOAT_BACKENDS) == "keras":
+            from edgeqrl.backends.keras import KerasPolicy
+
+            judge: Any = KerasPolicy(reload_agent(bundle, make_env, trust=trust))
+        else:
+            judge = stack.enter_context(open_float_policy(quantized.float_tflite, quantized.head))
         stages.add_validation(
             bundle,
             judge,
@@ -399,6 +409,15 @@ def calibrate_zoo_agent(name: str, folder: Path, *, progress: Progress = silent)
         }
         (fresh / "manifest.json").write_bytes(to_json_bytes(manifest))
     return folder / name
+
+
+def zoo_environment(agent: str) -> EnvironmentSpec | None:
+    """Return the environment that a `zoo:NAME` agent was trained in; None for other agents."""
+    if not agent.startswith("zoo:"):
+        return None
+    from edgeqrl.zoo import find_zoo_agent
+
+    return EnvironmentSpec(find_zoo_agent(agent.removeprefix("zoo:")).env_id)
 
 
 def _recorded_space(shape: Any) -> Any:

@@ -207,6 +207,7 @@ def add_validation(
             progress=partial(progress, "validate"),
         ).to_json()
     kept = {name: found for name, found in read_report(bundle).items() if name in _FIRMWARE_SECTIONS}
+    report |= {"head": bundle.fact("head")}
     _write_report(bundle, report | kept)
     return report
 

@@ -217,7 +217,7 @@ def test_dry_run_flash_says_what_it_would_write(fresh: Path, tmp_path: Path) -> 
         (["convert", *CARTPOLE, "--compiler", "zigg"], 2, "zig"),
         (["convert", *CARTPOLE, "--env-arg", "render_mode"], 2, "NAME=VALUE"),
         (["convert", *CARTPOLE, "--wrapper", "nowhere:nothing"], 2, "nowhere"),
-        (["convert", "zoo:cartpole-dqn"], 2, "--env"),
+        (["convert", "agent.keras"], 2, "--env"),
         (["convert", "zoo:cartpole-dqn", "--env", "Acrobot-v1"], 3, "observations"),
         (
             ["convert", "zoo:cartpole-dqn", "--observations", "absent.npz", "--head", "argmax"],

@@ -1,5 +1,8 @@
+import re
+import shlex
 import subprocess
 from dataclasses import replace
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +80,35 @@ def test_files_are_those_that_the_readme_lists() -> None:
     assert set(files) == expected | {*runtime, "eqrl.h", "eqrl_internal.h"}
     assert set(c_sources(files)) == {"alpha.c", "alpha_params.c", "alpha_golden.c", *runtime}
     assert files["alpha_params.bin"] == build_params(alpha)
+    rows = readme_rows(files)
+    assert len(rows) == 7
+    for path in files:
+        assert any(fnmatch(path, f"{pattern}*") for row in rows for pattern in row[0].split(", ")) or (
+            path == "README.txt"
+        ), path
+
+
+def readme_rows(files: dict[str, bytes]) -> list[tuple[str, str]]:
+    """Return the file list of the README; each row must have its second column at the same place."""
+    text = files["README.txt"].decode().partition("\nFiles\n")[2].partition("\n\n")[0]
+    rows = [re.fullmatch(r"    (\S.*?\S)(  +)(\S.*)", line) for line in text.splitlines()]
+    assert len({row.start(3) for row in rows if row}) == 1
+    return [(row[1], row[3]) for row in rows if row]
+
+
+def test_summary_counts_observations_and_actions() -> None:
+    alpha, beta = policies()
+    rng = np.random.default_rng(0)
+    single = random_policy(rng, (1, 1), head="affine")
+    expected = (
+        (alpha, "2 x 3 float observations in, discrete action "),
+        (beta, "3 float observations in, 5 float actions out."),
+        (single, "1 float observation in, 1 float action out."),
+    )
+    for policy, summary in expected:
+        files = export_sources(policy, TFLITE)
+        assert files["README.txt"].decode().startswith(f"{policy.name}: {summary}")
+        assert f"/* {policy.name}.h - {summary}" in files[f"{policy.name}.h"].decode()
 
 
 def test_without_golden_vectors_there_is_no_self_test() -> None:
@@ -281,6 +313,18 @@ def test_the_example_runs(tmp_path: Path) -> None:
     sources = [*c_sources(files), "example/main.c"]
     run([*host_compiler().argv, "-std=c99", "-I.", *sources, "-o", "program"], tmp_path)
     assert run(["./program"], tmp_path).startswith("action[0] = ")
+
+
+def test_the_example_compiles_as_the_readme_says_and_leaves_the_folder_as_it_was(tmp_path: Path) -> None:
+    files = export_sources(random_policy(np.random.default_rng(0), (2, 3), head="affine"), TFLITE)
+    source = tmp_path / "src"
+    write_files(source, files)
+    (command,) = (line for line in files["README.txt"].decode().splitlines() if line.startswith("    cc "))
+    assert command.count("/tmp/example") == 2
+    command = command.strip().replace("/tmp/example", shlex.quote(str(tmp_path / "example")))
+    compiler = shlex.join(c_compiler("gcc"))
+    assert run(["sh", "-c", compiler + command.removeprefix("cc")], source).startswith("action[0] = ")
+    assert {str(p.relative_to(source)) for p in source.rglob("*") if p.is_file()} == set(files)
 
 
 @pytest.mark.parametrize(

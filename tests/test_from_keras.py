@@ -139,7 +139,24 @@ def test_live_model_stays_as_it_was() -> None:
     assert agent.source_sha256 != agent_from_model(model, OBSERVATION, ACTION).source_sha256
 
 
-def test_subclassed_model_that_was_never_called_is_taken() -> None:
+def test_models_without_weights_are_refused_until_they_are_built(tmp_path: Path) -> None:
+    keras = import_keras()
+    model = keras.Sequential([keras.layers.Dense(8, "relu"), keras.layers.Dense(3)])
+    for name in ("unbuilt.keras", "unbuilt.h5"):
+        model.save(tmp_path / name)
+        message = refusal(tmp_path / name)
+        assert f"{name} holds no weights: the model was saved before it was built." in message
+        assert "Call it once on an observation, then save it again." in message
+    for _ in range(2):  # the refusal itself builds nothing
+        with pytest.raises(AgentError, match=r"holds no weights: it was never built\. Call it once"):
+            agent_from_model(model, OBSERVATION, ACTION)
+    model(np.zeros((1, 4), np.float32))
+    model.save(tmp_path / "built.keras")
+    assert load(tmp_path / "built.keras").head == DiscreteHead(3)
+    assert agent_from_model(model, OBSERVATION, ACTION).head == DiscreteHead(3)
+
+
+def test_subclassed_model_is_taken_once_it_was_called() -> None:
     keras = import_keras()
 
     class Acting(keras.Model):
@@ -150,7 +167,45 @@ def test_subclassed_model_that_was_never_called_is_taken() -> None:
         def call(self, observation: Any) -> Any:
             return self.out(observation)
 
-    assert agent_from_model(Acting(), OBSERVATION, ACTION).head == DiscreteHead(3)
+    model = Acting()
+    with pytest.raises(AgentError, match="holds no weights"):
+        agent_from_model(model, OBSERVATION, ACTION)
+    model(np.zeros((1, 4), np.float32))
+    assert agent_from_model(model, OBSERVATION, ACTION).head == DiscreteHead(3)
+
+
+def test_custom_classes_are_told_the_way_that_works(tmp_path: Path) -> None:
+    keras = import_keras()
+
+    class Stranger(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.out = keras.layers.Dense(3)
+
+        def call(self, observation: Any) -> Any:
+            return self.out(observation)
+
+    model = Stranger()
+    model(np.zeros((1, 4), np.float32))
+    model.save(tmp_path / "custom.keras")
+    for trust in (False, True):
+        message = refusal(tmp_path / "custom.keras", trust=trust)
+        assert "Stranger" in message
+        assert message.endswith(
+            "Save the model with model.export(FOLDER) as a SavedModel, "
+            "or call edgeqrl.convert(model, ...) from Python."
+        )
+        assert len(message) < 400
+    model.export(tmp_path / "custom", format="tf_saved_model", verbose=False)
+    assert load(tmp_path / "custom").head == DiscreteHead(3)
+
+
+def test_recurrent_models_are_refused_as_such() -> None:
+    keras = import_keras()
+    for steps in (None, 5):
+        model = keras.Sequential([keras.Input((steps, 4)), keras.layers.LSTM(8), keras.layers.Dense(3)])
+        with pytest.raises(AgentError, match=r"recurrent models are not supported yet\. A feed-forward"):
+            agent_from_model(model, OBSERVATION, ACTION)
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,9 @@ def test_head_fits_the_action_space(
     ("space", "num_outputs", "stated", "error", "message"),
     [
         (spaces.Discrete(3), 4, None, AgentError, "4 outputs"),
-        (TORQUE, 2, None, AgentError, "2 outputs"),
+        (spaces.Discrete(3), 1, None, AgentError, "1 output, "),
+        (TORQUE, 2, None, AgentError, "2 outputs.*keep only the mean: keras.Model"),
+        (None, 1, "scale", UsageError, "add --action-bounds LOW HIGH"),
         (spaces.MultiBinary(3), 3, None, AgentError, "MultiBinary"),
         (spaces.Discrete(3), 3, "scale", UsageError, "does not fit"),
         (TORQUE, 1, "argmax", UsageError, "does not fit"),

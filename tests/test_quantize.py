@@ -168,6 +168,39 @@ def test_operators_left_over_are_refused_by_name(
         quantize(agent, recorded(values), converter=converter)
 
 
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("trailing", "MUL at .*Leave out the last scaling layer and use --head scale"),
+        ("normalized", "Fold the normalization into the weights and bias of the next Dense"),
+        ("dueling", "(MEAN|SUB|ADD) at .*, nor .*export the advantage branch alone"),
+        ("middle_softmax", "SOFTMAX at .*Replace its layer by Dense"),
+    ],
+)
+def test_each_operator_left_over_has_its_own_cure(kind: str, says: str, converter: Converter) -> None:
+    keras = import_keras()
+    layers = keras.layers
+    x = keras.Input((4,))
+    hidden = layers.Dense(8, "softmax" if kind == "middle_softmax" else "relu")(x)
+    if kind == "normalized":
+        hidden = layers.Dense(8, "relu")(layers.Normalization(mean=[1.0] * 8, variance=[4.0] * 8)(hidden))
+    out = layers.Dense(2, "tanh" if kind == "trailing" else None)(hidden)
+    if kind == "trailing":
+        out = layers.Rescaling(2.0)(out)
+    if kind == "dueling":
+        out = layers.Dense(1)(hidden) + out - keras.ops.mean(out, axis=-1, keepdims=True)
+    env = make_cartpole()
+    agent = agent_from_model(keras.Model(x, out), env.observation_space, env.action_space)
+    values = recorded(np.random.default_rng(0).normal(size=(50, 4)))
+    with pytest.raises(UnsupportedOperatorError, match=says) as caught:
+        quantize(agent, values, scheme=BARE, converter=converter)
+    assert "INT8" not in str(caught.value)
+    if kind == "normalized":
+        quantized = quantize(agent, values, converter=converter)
+        assert quantized.applied_rewrites == ("fold_normalization", "centre_head")
+        assert [op.name for op in parse_tflite(quantized.tflite).operators] == ["FULLY_CONNECTED"] * 3
+
+
 def test_a_final_softmax_is_dropped_and_refused_only_by_the_bare_converter(converter: Converter) -> None:
     keras = import_keras()
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, "softmax")])

@@ -180,6 +180,27 @@ def test_a_float_operator_is_named_before_the_conversions_around_it(name: str, c
     assert cure in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("StatefulPartitionedCall/functional_6_1/scaled_1/mul;functional_6_1/x", "'scaled_1/mul'"),
+        ("sequential_2_1/elu/Elu", "'elu/Elu'"),
+        ("Identity", "the network's output"),
+        ("StatefulPartitionedCall_1:0", "the network's output"),
+        ("actor/functional_layer", "'actor/functional_layer'"),
+    ],
+)
+def test_the_layer_is_named_without_wrappers(name: str, place: str) -> None:
+    writer = TFLiteWriter()
+    i = writer.tensor("in", (1, 4), scale=0.1, zero_point=0)
+    o = writer.tensor(name, (1, 4), scale=0.1, zero_point=0)
+    writer.operator("ELU", [i], [o])
+    with pytest.raises(UnsupportedOperatorError) as caught:
+        read_tflite(writer.finish([i], [o]))
+    assert str(caught.value).startswith(f"ELU at {place} is not supported: ")
+    assert "INT8" not in str(caught.value)
+
+
 def test_a_float_network_is_told_to_convert() -> None:
     tflite = random_float_tflite(np.random.default_rng(0), [3, 2], ["NONE"])
     with pytest.raises(UnsupportedOperatorError, match="Convert with full-integer quantization"):

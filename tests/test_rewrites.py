@@ -97,6 +97,58 @@ def test_centring_keeps_the_differences_between_actions(seed: int) -> None:
     np.testing.assert_allclose(after - after[:, :1], before - before[:, :1], atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "kind", ["normalization", "rescaling", "batch", "after_relu", "no_bias", "two_readers", "column"]
+)
+def test_folding_a_normalization_keeps_the_outputs(kind: str) -> None:
+    keras = import_keras()
+    layers = keras.layers
+    keras.utils.set_random_seed(5)
+    x = keras.Input((4,))
+    mean, variance = np.float32([1, -2, 30, 0.1]), np.float32([1, 4, 900, 0.01])
+    batch = layers.BatchNormalization()
+    normalize = {"rescaling": layers.Rescaling(0.5, offset=-1.0), "batch": batch, "after_relu": batch}
+    source = layers.Dense(4, "relu")(x) if kind == "after_relu" else x
+    scaled = normalize.get(kind, layers.Normalization(mean=mean, variance=variance))(source)
+    if kind == "column":  # 1 - x / 2, with the constant on the left
+        scaled = 1.0 - x / 2.0
+    out = layers.Dense(NUM_ACTIONS, use_bias=kind != "no_bias")(scaled)
+    if kind == "two_readers":
+        out = layers.Dense(NUM_ACTIONS, "tanh")(scaled) + out
+    if kind in ("batch", "after_relu"):
+        batch.set_weights([mean, variance, variance, mean**2])
+    model = keras.Model(x, out)
+    head = BoxHead((3,), (-1.0,) * 3, (1.0,) * 3, (1.0,) * 3, (0.0,) * 3)
+    graph = freeze(agent_of(model))
+    bytes_before = graph.graph_def.SerializeToString(deterministic=True)
+    folded, applied = rewrite(graph, head)
+    assert applied == ("fold_normalization",)
+    assert graph.graph_def.SerializeToString(deterministic=True) == bytes_before
+    part = import_tensorflow().compat.v1.graph_util.extract_sub_graph(
+        folded.graph_def, [folded.output_name.split(":")[0]]
+    )
+    assert not {node.op for node in part.node} & {"Sub", "RealDiv", "Mul"}, "nothing is left over"
+    before = run(graph)
+    assert np.ptp(before) > 0.1, "the test could not fail"
+    np.testing.assert_allclose(run(folded), before, rtol=1e-5, atol=1e-5 * np.abs(before).max())
+
+
+def test_a_scale_that_broadcasts_or_is_learned_is_not_folded() -> None:
+    keras = import_keras()
+    x = keras.Input((1,))
+    wide = x - np.float32([[1.0, 2.0, 3.0, 4.0]])
+    spread = keras.Model(x, keras.layers.Dense(NUM_ACTIONS)(wide))
+    agent = Agent("agent", spread, DiscreteHead(NUM_ACTIONS), (1,), "0" * 64, ends_in_tanh=False)
+    assert REWRITES["fold_normalization"](freeze(agent)) is None
+    y = keras.Input((4,))
+    gated = keras.Model(y, keras.layers.Dense(NUM_ACTIONS)(y * keras.layers.Dense(4)(y)))
+    assert REWRITES["fold_normalization"](freeze(agent_of(gated))) is None
+    chain = keras.Sequential(
+        [keras.Input((4,)), keras.layers.Dense(5), keras.layers.Dense(NUM_ACTIONS, bias_initializer="ones")]
+    )
+    assert REWRITES["fold_normalization"](freeze(agent_of(chain))) is None
+
+
 def test_continuous_actions_are_not_rewritten() -> None:
     head = BoxHead((1,), (-1.0,), (1.0,), (1.0,), (0.0,))
     graph = freeze(agent_of(model_of("softmax")))

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -69,10 +70,62 @@ def test_flashing_copies_the_whole_image(tmp_path: Path) -> None:
     assert said.startswith(f"Wrote {len(image) * 2:,} bytes to ")
 
 
-def test_dry_run_writes_nothing(tmp_path: Path) -> None:
+def mount_at(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("firmware_export.flashers.uf2_volume.mount_roots", lambda: (root,))
+
+
+def assert_says_what_would_be_written(said: str) -> None:
+    built = firmware("rpi-pico")
+    assert f"Would write {len(firmware_uf2(built, PICO)):,} bytes of UF2" in said
+    assert f"{len(built.bin):,} bytes of firmware from address 0x10000000, family 0xe48bff56" in said
+    assert "Raspberry Pi Pico (RP2040)" in said
+    assert "nothing was written" in said
+
+
+@pytest.mark.parametrize("is_named", [True, False])
+def test_dry_run_says_which_volume_it_would_use_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_named: bool
+) -> None:
+    mount_at(tmp_path, monkeypatch)
+    fake_volume(tmp_path, "OTHER", "SAMD21")
     volume = fake_volume(tmp_path, "RPI-RP2")
-    assert "nothing was written" in flash(firmware("rpi-pico"), PICO, volume=volume, dry_run=True)
+    said = flash(firmware("rpi-pico"), PICO, volume=volume if is_named else None, dry_run=True)
+    assert_says_what_would_be_written(said)
+    assert f"to {volume / 'FIRMWARE.UF2'};" in said
     assert [path.name for path in volume.iterdir()] == ["INFO_UF2.TXT"]
+
+
+def test_dry_run_without_a_board_succeeds_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mount_at(tmp_path, monkeypatch)
+    said = flash(firmware("rpi-pico"), PICO, dry_run=True)
+    assert_says_what_would_be_written(said)
+    assert "No rpi-pico in boot mode was found; UF2 volumes found: none." in said
+    other = fake_volume(tmp_path, "OTHER", "SAMD21")
+    assert f"UF2 volumes found: {other} (SAMD21)." in flash(firmware("rpi-pico"), PICO, dry_run=True)
+    with pytest.raises(DeviceError, match="There is no volume of a rpi-pico"):
+        flash(firmware("rpi-pico"), PICO)
+
+
+def test_dry_run_lists_several_boards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mount_at(tmp_path, monkeypatch)
+    one, two = fake_volume(tmp_path, "one"), fake_volume(tmp_path, "two")
+    fake_volume(tmp_path, "OTHER", "SAMD21")
+    said = flash(firmware("rpi-pico"), PICO, dry_run=True)
+    assert_says_what_would_be_written(said)
+    assert f"More than one rpi-pico is there: {one} (RPI-RP2), {two} (RPI-RP2). Name one" in said
+
+
+def test_dry_run_still_refuses_a_wrong_volume_and_a_wrong_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mount_at(tmp_path, monkeypatch)
+    fake_volume(tmp_path, "RPI-RP2")
+    with pytest.raises(DeviceError, match="OTHER is not a rpi-pico"):
+        flash(firmware("rpi-pico"), PICO, volume=fake_volume(tmp_path, "OTHER", "SAMD21"), dry_run=True)
+    with pytest.raises(DeviceError, match="not all of that is flash"):
+        flash(replace(firmware("rpi-pico"), start=0x20000000), PICO, dry_run=True)
 
 
 @pytest.mark.parametrize("start", [0x0FFFFF00, 0x10000000 + 2 * 1024 * 1024, 0x20000000])
@@ -87,8 +140,6 @@ def test_image_that_ends_behind_flash_is_refused() -> None:
 
 
 def test_image_in_a_reserved_region_is_refused() -> None:
-    from dataclasses import replace
-
     kept = tuple(replace(region, is_reserved=region.name == "boot2") for region in PICO.regions)
     with pytest.raises(DeviceError, match="not all of that is flash"):
         require_flashable(firmware_uf2(firmware("rpi-pico"), PICO), replace(PICO, regions=kept))

@@ -1,6 +1,7 @@
 """Keras models, from files or live, as agents. TensorFlow is imported inside the functions."""
 
 import hashlib
+import re
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -12,14 +13,22 @@ import numpy as np
 
 from edgeqrl.agents.agent import Agent, identifier
 from edgeqrl.agents.heads import infer_head
-from edgeqrl.agents.keras_files import MAX_BYTES, one_line, require_safe_h5, require_safe_keras
+from edgeqrl.agents.keras_files import (
+    CUSTOM_CLASS_CURE,
+    MAX_BYTES,
+    one_line,
+    require_safe_h5,
+    require_safe_keras,
+)
 from edgeqrl.agents.saved_model import load_saved_model
 from edgeqrl.agents.tensorflow_runtime import import_keras, import_tensorflow
 from edgeqrl.errors import AgentError
+from edgeqrl.network.tflite_model import shown
 
 _ZIP = b"PK\x03\x04"
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _SUFFIXES = {"keras": (".keras",), "h5": (".h5", ".hdf5")}
+_RECURRENT = {"GRU", "LSTM", "RNN", "SimpleRNN", "Bidirectional", "ConvLSTM1D", "ConvLSTM2D"}
 _FORMATS = "Agents are .keras files, .h5 files or SavedModel folders."
 
 
@@ -59,6 +68,10 @@ def load_agent(
         action_bounds=action_bounds,
         name=name if name is not None else place.resolve().stem,
         source_sha256=_hash_place(place),
+        without_weights=(
+            f"{place} holds no weights: the model was saved before it was built. "
+            "Call it once on an observation, then save it again."
+        ),
     )
 
 
@@ -76,7 +89,16 @@ def agent_from_model(
     if not callable(model) or not hasattr(model, "weights"):
         raise AgentError(f"A Keras model is needed, and this is a {type(model).__name__}.")
     return _make_agent(
-        model, observation_space, action_space, head=head, action_bounds=action_bounds, name=name
+        model,
+        observation_space,
+        action_space,
+        head=head,
+        action_bounds=action_bounds,
+        name=name,
+        without_weights=(
+            "The model holds no weights: it was never built. Call it once on an observation first, "
+            "and load or train its weights."
+        ),
     )
 
 
@@ -96,11 +118,17 @@ def _make_agent(
     head: str | None,
     action_bounds: tuple[float, float] | None,
     name: str,
+    without_weights: str,
     source_sha256: str | None = None,
 ) -> Agent:
     shape = _observation_shape(observation_space)
     _require_one_input(model, shape)
-    num_outputs, ends_in_tanh = _probe(model, shape)  # the first call gives a subclassed model its weights
+    num_weights = len(model.weights)
+    if num_weights == 0 and not getattr(model, "built", True):
+        raise AgentError(without_weights)  # before the first call, which would invent random ones
+    num_outputs, ends_in_tanh = _probe(model, shape)
+    if len(model.weights) > num_weights:  # some layers were built only now
+        raise AgentError(without_weights)
     _require_finite_weights(model)
     return Agent(
         name=identifier(name),
@@ -183,6 +211,11 @@ def _load_keras(path: Path, kind: str, *, trust: bool) -> Any:
     except AgentError:
         raise
     except Exception as error:  # Keras raises anything from KeyError to its own classes
+        if found := re.search(r"Could not locate (?:class|function) '([^']*)'", str(error)):
+            raise AgentError(
+                f"{path} needs the custom class '{shown(found[1])}', whose code is not in the file. "
+                f"{CUSTOM_CLASS_CURE}"
+            ) from None
         raise AgentError(f"Keras {keras.__version__} cannot load {path}: {one_line(error)}") from None
 
 
@@ -224,7 +257,7 @@ def _observation_shape(space: Any) -> tuple[int, ...]:
 
 def _require_one_input(model: Any, shape: tuple[int, ...]) -> None:
     if hasattr(model, "input_spec") and hasattr(model, "input_name"):  # a SavedModel
-        _require_input(model.input_name, model.input_spec, shape)
+        _require_input(model.input_name, model.input_spec, shape, is_recurrent=False)
         if model.input_spec.shape.rank is not None and model.input_spec.shape[0] not in (None, 1):
             raise AgentError(
                 f"The SavedModel takes batches of {model.input_spec.shape[0]} observations only. "
@@ -239,7 +272,8 @@ def _require_one_input(model: Any, shape: tuple[int, ...]) -> None:
         raise AgentError(
             f"The model has {len(inputs)} inputs ({names}), and a policy has one: the observation."
         )
-    _require_input(inputs[0].name, inputs[0], shape)
+    is_recurrent = any(type(layer).__name__ in _RECURRENT for layer in getattr(model, "layers", ()))
+    _require_input(inputs[0].name, inputs[0], shape, is_recurrent=is_recurrent)
     outputs = model.outputs
     if len(outputs) != 1:
         names = ", ".join(f"'{name}'" for name in getattr(model, "output_names", None) or range(len(outputs)))
@@ -249,7 +283,7 @@ def _require_one_input(model: Any, shape: tuple[int, ...]) -> None:
         )
 
 
-def _require_input(name: str, tensor: Any, shape: tuple[int, ...]) -> None:
+def _require_input(name: str, tensor: Any, shape: tuple[int, ...], *, is_recurrent: bool) -> None:
     dtype = tensor.dtype if isinstance(tensor.dtype, str) else tensor.dtype.name
     if not dtype.startswith(("float", "bfloat")):
         raise AgentError(f"The model's input '{name}' takes {dtype}, and observations arrive as float32.")
@@ -257,11 +291,17 @@ def _require_input(name: str, tensor: Any, shape: tuple[int, ...]) -> None:
         return
     taken = tuple(tensor.shape)[1:]
     fits = len(taken) == len(shape) and all(a in (None, b) for a, b in zip(taken, shape, strict=True))
-    if not fits:
+    if fits:
+        return
+    if len(taken) == len(shape) + 1 and (is_recurrent or taken[0] is None):
         raise AgentError(
-            f"The model's input '{name}' takes shape {taken}, but the environment's observations have shape "
-            f"{shape}. Is this the agent for this environment?"
+            f"The model's input '{name}' takes sequences of shape {taken}, and recurrent models are not "
+            f"supported yet. A feed-forward model is needed, which takes one observation of shape {shape}."
         )
+    raise AgentError(
+        f"The model's input '{name}' takes shape {taken}, which does not fit observations of shape {shape}. "
+        "Is this the agent for these observations?"
+    )
 
 
 def _require_finite_weights(model: Any) -> None:

@@ -109,9 +109,15 @@ def infer_head(
     if (stated == "argmax") != (kind == "Discrete") and stated is not None:
         raise UsageError(f"Head '{stated}' does not fit a {kind} action space.")
     if head.num_outputs != num_outputs:
+        cure = "Is this the agent for this environment?"
+        if kind == "Box" and num_outputs == 2 * head.num_outputs:
+            cure = (
+                "If they are means and log-standard-deviations (PPO, SAC), keep only the mean: "
+                "keras.Model(model.inputs, mean)."
+            )
         raise AgentError(
-            f"The model has {num_outputs} outputs, but the environment's action space "
-            f"{action_space} needs {head.num_outputs}. Is this the agent for this environment?"
+            f"The model has {num_outputs} output{'' if num_outputs == 1 else 's'}, but the environment's "
+            f"action space {action_space} needs {head.num_outputs}. {cure}"
         )
     return head
 
@@ -163,6 +169,8 @@ def _stated_space(stated: str | None, num_outputs: int, bounds: tuple[float, flo
         )
     if stated == "argmax":
         return spaces.Discrete(num_outputs)
+    if stated == "scale" and (bounds is None or not np.isfinite(bounds).all()):
+        raise UsageError("Head 'scale' needs finite bounds: add --action-bounds LOW HIGH.")
     low, high = bounds if bounds is not None else (-np.inf, np.inf)
     if not low < high:
         raise UsageError(f"Action bounds {low} and {high} are not in order.")

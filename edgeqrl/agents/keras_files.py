@@ -57,6 +57,10 @@ _CLASS_NAMES = """
     __numpy__ __slice__ __tensor__ __tuple__"""
 _CLASSES = frozenset(_CLASS_NAMES.split())
 _CODE_CLASSES = {"Lambda", "__lambda__", "function", "TorchModuleWrapper"}
+CUSTOM_CLASS_CURE = (
+    "Save the model with model.export(FOLDER) as a SavedModel, "
+    "or call edgeqrl.convert(model, ...) from Python."
+)
 _TRUST_HINT = "Load it with --trust only if you trust its author."
 
 
@@ -96,9 +100,12 @@ def require_safe_config(config: dict[str, Any], path: Path) -> None:
         is_known = class_name in _CLASSES or module in _ARITHMETIC_MODULES
         is_builtin = module is None or module in _MODULES
         if not (is_known and is_builtin and registered in (None, class_name)):
+            is_keras = isinstance(module, str) and module.partition(".")[0] == "keras"
+            is_custom = registered not in (None, class_name) or not is_keras
+            built_in = f"Build the model from built-in layers. {_TRUST_HINT}"
             raise AgentError(
                 f"{path} holds {_full_name(class_name, module, registered)}{layer}, which is not on the "
-                f"list of safe Keras classes. Build the model from built-in layers. {_TRUST_HINT}"
+                f"list of safe Keras classes. {CUSTOM_CLASS_CURE if is_custom else built_in}"
             )
 
 
@@ -106,7 +113,10 @@ def one_line(error: BaseException) -> str:
     """Return a library's message as one line of at most 300 printable characters, without colours."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
     text = "".join(c if c.isprintable() else " " for c in text)
-    return " ".join(text.split())[:300]
+    text = " ".join(text.split())
+    if len(text) <= 300:
+        return text
+    return text[:297].rpartition(" ")[0] + "..." if " " in text[:297] else text[:297] + "..."
 
 
 def _archive_members(path: Path) -> dict[str, bytes]:

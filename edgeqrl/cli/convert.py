@@ -26,7 +26,7 @@ _RESULTS = ("policy.tflite", "src/", "firmware/", "golden.npz", "report.json", "
 @output_option
 @agent_options
 @calibration_options
-@click.option("--no-rewrites", is_flag=True, help="The bare converter: no centring, no bias correction.")
+@click.option("--no-rewrites", is_flag=True, help="The bare converter: no rewrites, no bias correction.")
 @validation_options
 @click.option(
     "--emulated-episodes", type=int, default=3, show_default=True, help="Episodes on the emulated core."
@@ -46,6 +46,8 @@ def convert(agent: str, board: str | None, output: Path, as_json: bool, **option
         progress("load", 0, 0)
         from edgeqrl import pipeline
 
+        if environment is None and options["observations"] is None:
+            environment = pipeline.zoo_environment(agent)
         conversion = pipeline.convert(
             agent,
             environment,

@@ -25,7 +25,7 @@ def environment_options(command: Command) -> Command:
     for option in (
         click.option("--wrapper", multiple=True, metavar="MODULE:FUNCTION", help="Wrap the environment."),
         click.option("--env-arg", multiple=True, metavar="NAME=VALUE", help="Keyword; VALUE is JSON."),
-        click.option("--env", metavar="ID", help="Registered environment, or module:ID."),
+        click.option("--env", metavar="ID", help="Registered ID, or module:ID; zoo agents know theirs."),
     ):
         command = option(command)
     return command
@@ -65,7 +65,7 @@ def calibration_options(command: Command) -> Command:
             "--observations",
             type=FILE,
             metavar="NPZ",
-            help="Recorded observations [N, ...] instead of rollouts.",
+            help="Recorded observations [N, ...], .npz or .npy, instead of rollouts.",
         ),
     ):
         command = option(command)

@@ -90,13 +90,16 @@ def print_table(
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=escape(title), title_justify="left", title_style="bold")
+    table = Table()
     for number, name in enumerate(columns):
-        # Names wrap rather than vanish in a narrow terminal.
-        table.add_column(name, justify="right" if number in right else "left", overflow="fold")
+        # The first column holds what one types: it stays whole. The rest wraps rather than vanishes.
+        justify: Any = "right" if number in right else "left"
+        table.add_column(name, justify=justify, overflow="fold", no_wrap=number == 0)
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))
-    _console().print(table)
+    console = _console()
+    console.print(f"[bold]{escape(title)}[/]", soft_wrap=True, highlight=False)
+    console.print(table)
 
 
 def print_conversion(
@@ -106,13 +109,14 @@ def print_conversion(
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=escape(title), title_justify="left", title_style="bold", show_header=True)
+    table = Table()
     table.add_column("")
-    table.add_column("float", justify="right")
-    table.add_column("int8", justify="right")
+    table.add_column("float", justify="right", no_wrap=True)
+    table.add_column("int8", justify="right", no_wrap=True)
     for cells in [*_return_rows(report), *_firmware_rows(report)]:
         table.add_row(*cells)
     console = console or _console()
+    console.print(f"[bold]{escape(title)}[/]", soft_wrap=True, highlight=False)
     console.print(table)
     print_verdict(report, console=console)
     wraps_itself = not console.is_terminal  # in a file a sentence stays one line
@@ -135,23 +139,23 @@ def print_verdict(report: Mapping[str, Any], *, console: Any = None) -> None:
 
 
 def _return_rows(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    rows = []
+    rows = [("action head", "", _head(report["head"]))] if "head" in report else []
     if "float_return" in report:
-        count = report["episodes"]
         rows.append(
             (
-                f"mean return, {count} episodes",
+                f"mean return, {report['episodes']} episodes",
                 _interval(report["float_return"]),
                 _interval(report["quantized_return"]),
             )
         )
         drop = report["return_drop"]
-        rows.append(("return drop, paired", "", _interval(drop)))
+        confidence = f"{100 * drop['confidence']:.3g} %"
+        rows.append((f"return drop ({confidence})", "", _interval(drop)))
         rows.append(("margin", "", f"{report['margin']:.4g}"))
     if report.get("action_agreement") is not None:
         rows.append(("action agreement", "", f"{100 * report['action_agreement']:.1f} %"))
     if report.get("action_error") is not None:
-        rows.append(("action error, mean", "", f"{report['action_error']:.3g}"))
+        rows.append(("mean action error", "", f"{report['action_error']:.3g}"))
     return rows
 
 
@@ -170,20 +174,27 @@ def _firmware_rows(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         ("RAM, stack included", "", _share(ram, firmware["ram_available_bytes"])),
         ("instructions a step", "", f"{firmware['instructions']:,}"),
         (
-            f"time a step at {estimate['clock_hz'] / 1e6:.0f} MHz, estimate",
+            "time a step, estimate",
             "",
             f" {estimate['us'] / 1e3:.2f} ms",
         ),
     ]
     emulation = report.get("emulation")
     if emulation is not None:
-        steps = f"{emulation['num_steps']:,} steps identical"
-        rows.append((f"{emulation['backend']}, {emulation['episodes']} episodes", "", steps))
+        steps = f"{emulation['num_steps']:,} steps as host C"
+        rows.append((f"{emulation['episodes']} emulated episodes", "", steps))
     return rows
 
 
 def _interval(value: Mapping[str, float]) -> str:
-    return f"{value['mean']:.1f}  [{value['low']:.1f}, {value['high']:.1f}]"
+    return f"{value['mean']:.1f} [{value['low']:.1f}, {value['high']:.1f}]"
+
+
+def _head(head: Mapping[str, Any]) -> str:
+    if head["kind"] == "argmax":
+        return "argmax"
+    is_scaled = any(gain != 1.0 for gain in head["gain"]) or any(head["offset"])
+    return "scale to the bounds" if is_scaled else "clip to the bounds"
 
 
 def _share(used: int, available: int) -> str:

@@ -39,6 +39,8 @@ def calibrate(agent: str, output: Path, as_json: bool, **options: Any) -> None:
         from edgeqrl import pipeline, stages
         from edgeqrl.bundle import new_bundle
 
+        if environment is None and options["observations"] is None:
+            environment = pipeline.zoo_environment(agent)
         source = pipeline.Source(
             agent,
             environment,
@@ -68,7 +70,7 @@ def calibrate(agent: str, output: Path, as_json: bool, **options: Any) -> None:
 @click.command()
 @bundle_argument
 @environment_options
-@click.option("--no-rewrites", is_flag=True, help="The bare converter: no centring, no bias correction.")
+@click.option("--no-rewrites", is_flag=True, help="The bare converter: no rewrites, no bias correction.")
 @click.option("--trust", is_flag=True, help="Load a SavedModel with any operator: it may run code.")
 @json_option
 def quantize(bundle: Path, as_json: bool, **options: Any) -> None:
@@ -105,8 +107,12 @@ def quantize(bundle: Path, as_json: bool, **options: Any) -> None:
 @environment_options
 @validation_options
 @click.option("--backend", default="host-c", show_default=True, help="Backend of the quantized policy.")
+@click.option(
+    "--float-backend", default="litert", show_default=True, help="litert, without TensorFlow; or keras."
+)
+@click.option("--trust", is_flag=True, help="Load a SavedModel with any operator: it may run code.")
 @json_option
-def validate(bundle: Path, backend: str, as_json: bool, **options: Any) -> int:
+def validate(bundle: Path, backend: str, float_backend: str, as_json: bool, **options: Any) -> int:
     """Play the float and the quantized policy of BUNDLE on the same seeds; needs no TensorFlow."""
     from edgeqrl.cli.show import print_conversion, print_json
 
@@ -117,7 +123,13 @@ def validate(bundle: Path, backend: str, as_json: bool, **options: Any) -> int:
 
         with edit_bundle(bundle) as edited:
             report = pipeline.validate_bundle(
-                edited, _make_env(edited, options), backend, settings_from(options), progress=progress
+                edited,
+                _make_env(edited, options),
+                backend,
+                settings_from(options),
+                float_backend=float_backend,
+                trust=options["trust"],
+                progress=progress,
             )
     if as_json:
         print_json(report)
@@ -145,7 +157,10 @@ def export(bundle: Path, as_json: bool, **options: Any) -> None:
             settings_from(options),
         )
     sizes = {path: len(data) for path, data in sorted(sources.items())}
-    text = f"{len(sources)} files are in {bundle / 'src'}; its README.txt says how to call them."
+    text = (
+        f"{len(sources)} files are in {bundle / 'src'}; its README.txt says how to call them. "
+        f"Next: edgeqrl build {bundle} --board BOARD"
+    )
     _tell(as_json, {"files": sizes}, text)
 
 
@@ -169,7 +184,8 @@ def build(bundle: Path, board: str, as_json: bool, **options: Any) -> None:
         {"board": target.name, "compiler": firmware.compiler, **asdict(sizes)},
         f"{bundle / 'firmware'} for {target.name} by {firmware.compiler}: "
         f"{sizes.flash_bytes:,} of {target.available_bytes('flash'):,} B of flash, "
-        f"{sizes.ram_bytes + sizes.stack_bytes:,} of {target.available_bytes('ram'):,} B of RAM.",
+        f"{sizes.ram_bytes + sizes.stack_bytes:,} of {target.available_bytes('ram'):,} B of RAM. "
+        f"Next: edgeqrl emulate {bundle}",
     )
 
 

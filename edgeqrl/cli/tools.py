@@ -1,5 +1,6 @@
 """Commands around the main road: flash, zoo, boards, doctor."""
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,9 +44,9 @@ def zoo_list(as_json: bool) -> None:
     rows = []
     for agent in agents:
         found = agent.card["float_return"]
-        interval = f"{found['mean']:.1f}  [{found['low']:.1f}, {found['high']:.1f}]"
-        rows.append([f"zoo:{agent.name}", agent.env_id, str(agent.card["algorithm"]), interval])
-    print_table("Zoo", ["agent", "environment", "algorithm", "float return, 100 episodes"], rows, right=(3,))
+        interval = f"{found['mean']:.1f} [{found['low']:.1f}, {found['high']:.1f}]"
+        rows.append([f"zoo:{agent.name}", agent.env_id, interval])
+    print_table("Zoo", ["agent", "environment", "float return, 100 episodes"], rows, right=(2,))
 
 
 @zoo.command("train")
@@ -56,13 +57,14 @@ def zoo_train(name: str, output: Path | None) -> None:
     from edgeqrl.cli.show import StageProgress
     from edgeqrl.zoo import train
 
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA tells of every compilation otherwise
     with StageProgress() as progress:
         place = train(
             name,
             output or Path("build/zoo") / name,
             lambda done, total, message: progress("train", done, total, message),
         )
-    click.echo(f"The agent and its card are in {place}.")
+    click.echo(f"The agent and its card are in {place.parent}.")
 
 
 @zoo.command("calibrate")
@@ -133,8 +135,11 @@ def doctor(as_json: bool) -> int:
     if as_json:
         print_json([tool.to_json() for tool in found])
     else:
-        rows = [[tool.name, tool.version or "missing", tool.purpose, tool.cure] for tool in found]
-        print_table("edgeqrl doctor", ["tool", "found", "what for", "how to get it"], rows)
+        rows = [[tool.name, tool.version or "missing", tool.purpose] for tool in found]
+        print_table("edgeqrl doctor", ["tool", "found", "what for"], rows)
+        for tool in found:  # below the table, where a command stays whole
+            if tool.cure:
+                click.echo(f"{tool.name}: {tool.cure}")
     return 0
 
 

@@ -4,6 +4,7 @@
 reference kernels are known to disagree by more than rounding, the case is refused.
 """
 
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -156,8 +157,11 @@ RULES: dict[str, tuple[Rule, ...]] = {
 
 _EDGES = ("QUANTIZE", "DEQUANTIZE")
 _SHAPE_CURE = "Export the model with a fixed input shape whose batch is 1."
+_CLIP_CURE = "Leave out the clipping: --head clip clips actions to their bounds."
+_CHAIN_CURE = "Train a plain chain of Dense layers."
+_CONVOLUTION_CURE = "Use Dense layers on the flattened observation, and train again."
+_RECURRENT_CURE = "Recurrent layers are not supported yet: train a feed-forward model."
 _CURES = {
-    "SOFTMAX": "Drop the softmax: the largest output stays the largest.",
     "ARG_MAX": "Drop the argmax: the exported step takes it itself.",
     "DEQUANTIZE": "Convert with INT8 input and output, and no float operator between them.",
     "QUANTIZE": "Convert with INT8 input and output, and no float operator between them.",
@@ -165,7 +169,22 @@ _CURES = {
     "SHAPE": _SHAPE_CURE,
     "STRIDED_SLICE": _SHAPE_CURE,
     "PACK": _SHAPE_CURE,
+    "CONCATENATION": _CHAIN_CURE,
+    "SPLIT": _CHAIN_CURE,
+    "CONV_2D": _CONVOLUTION_CURE,
+    "DEPTHWISE_CONV_2D": _CONVOLUTION_CURE,
+    "MAX_POOL_2D": _CONVOLUTION_CURE,
+    "AVERAGE_POOL_2D": _CONVOLUTION_CURE,
+    "UNIDIRECTIONAL_SEQUENCE_LSTM": _RECURRENT_CURE,
+    "UNIDIRECTIONAL_SEQUENCE_RNN": _RECURRENT_CURE,
+    "WHILE": _RECURRENT_CURE,
 }
+_DUELING_CURE = "Argmax does not need a dueling head's mean and value: export the advantage branch alone."
+_FOLD_CURE = "Fold the normalization into the weights and bias of the next Dense layer."
+_SCALING_CURE = "Leave out the last scaling layer and use --head scale; argmax needs neither."
+_SLICE_CURE = "Keep only the weights and biases of the needed outputs in the last Dense layer."
+_AFFINE = {"ADD", "DIV", "MUL", "SUB"}
+_DUELING = {"ADD", "MEAN", "NEG", "REDUCE_MAX", "SUB"}
 _UNKNOWN_CURE = "Replace its layer by Dense with relu, relu6, tanh or sigmoid, and train again."
 _KNOWN_CURE = "Convert with full-integer quantization, INT8 input and output."
 
@@ -173,7 +192,7 @@ _KNOWN_CURE = "Convert with full-integer quantization, INT8 input and output."
 def require_supported(model: TFLiteModel) -> tuple[Operator, ...]:
     """Return the operators with their operands, or raise UnsupportedOperatorError for the worst one.
 
-    A float operator in the middle is named before the DEQUANTIZE and QUANTIZE that surround it.
+    Unknown operators come first, and what surrounds them comes last: DEQUANTIZE and QUANTIZE.
     """
     if model.num_subgraphs != 1:
         raise UnsupportedOperatorError(
@@ -181,13 +200,16 @@ def require_supported(model: TFLiteModel) -> tuple[Operator, ...]:
             "export one step without control flow."
         )
     operators = tuple(_with_operands(model, info) for info in model.operators)
-    for op in sorted(operators, key=lambda op: op.info.name in _EDGES):
+    for op in sorted(operators, key=lambda op: (op.info.name in _EDGES, op.info.name in RULES)):
         broken = broken_rule(op)
         if broken is not None:
-            name = op.info.name
-            place = shown(op.outputs[0].name) if op.outputs else "an operator without output"
-            cure = _CURES.get(name, _KNOWN_CURE if name in RULES else _UNKNOWN_CURE)
-            raise UnsupportedOperatorError(f"{name} at '{place}' is not supported: {broken}. {cure}")
+            others = {o.info.name: None for o in operators if o.info.name not in (*RULES, *_EDGES)}
+            others.pop(op.info.name, None)
+            if op.info.name not in RULES and others:
+                broken += f", nor {_enumerated(list(others))}, which the network uses too"
+            raise UnsupportedOperatorError(
+                f"{op.info.name} at {_place(op)} is not supported: {broken}. {_cure(op, operators)}"
+            )
     return operators
 
 
@@ -195,11 +217,62 @@ def broken_rule(op: Operator) -> str | None:
     """Return the first rule that an operator breaks, without the full stop, or None."""
     if op.info.name not in RULES:
         dtype = op.outputs[0].dtype if op.outputs else "no"
-        return f"the integer engine has no such operator (its output is {dtype})"
+        is_float = "" if dtype == "INT8" else f" (its output is {dtype})"
+        return f"the integer engine has no such operator{is_float}"
     for rule in RULES[op.info.name]:
         if not rule(op):
             return f"it breaks the rule '{_line(rule)}'"
     return None
+
+
+def _cure(op: Operator, operators: tuple[Operator, ...]) -> str:
+    """Say what to do about an unsupported operator, from where it stands in the network."""
+    name = op.info.name
+    if name in RULES:
+        return _CURES.get(name, _KNOWN_CURE)
+    unknown = {o.info.name for o in operators if o.info.name not in (*RULES, *_EDGES)}
+    is_last = not _leads_to_dense(op, operators)
+    is_scaling = name in _AFFINE and len(op.inputs) == 2 and any(t and t.is_constant for t in op.inputs)
+    is_dueling = unknown <= _DUELING and not unknown.isdisjoint({"ADD", "SUB"})
+    if is_last and is_dueling and not is_scaling:
+        return _DUELING_CURE if len(unknown) > 1 else f"{_CHAIN_CURE} {_DUELING_CURE}"
+    if name == "ADD" and not is_scaling and unknown == {"ADD"}:
+        return _CHAIN_CURE
+    if is_last and name in ("SLICE", "SPLIT", "STRIDED_SLICE") and "SHAPE" not in unknown:
+        return _SLICE_CURE
+    if is_scaling and unknown <= _AFFINE:
+        return _SCALING_CURE if is_last else _FOLD_CURE
+    if is_last and name in ("SOFTMAX", "LOG_SOFTMAX"):
+        return "Drop the softmax: the largest output stays the largest."
+    if is_last and name in ("MAXIMUM", "MINIMUM"):
+        return _CLIP_CURE
+    return _CURES.get(name, _UNKNOWN_CURE)
+
+
+def _leads_to_dense(op: Operator, operators: tuple[Operator, ...]) -> bool:
+    reached = set(op.info.outputs)
+    for later in operators[operators.index(op) + 1 :]:
+        if reached & set(later.info.inputs):
+            if later.info.name == "FULLY_CONNECTED":
+                return True
+            reached |= set(later.info.outputs)
+    return False
+
+
+def _place(op: Operator) -> str:
+    """Name the layer: without the wrappers that exporters put around it and what was fused into it."""
+    if not op.outputs:
+        return "an operator without output"
+    name = op.outputs[0].name.split(";")[0]
+    name = re.sub(r"^((Stateful)?PartitionedCall(_\d+)?/)+", "", name)
+    name = re.sub(r"^((functional|sequential|model)(_\d+)*/)+", "", name)
+    if re.fullmatch(r"(Identity|(Stateful)?PartitionedCall)(_\d+)?(:\d+)?", name):
+        return "the network's output"
+    return f"'{shown(name)}'"
+
+
+def _enumerated(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def markdown() -> str:

@@ -33,13 +33,14 @@ def export_sources(
     name = require_c_name(policy.name)
     values = policy_values(policy, ownership=_ownership(licence_holder))
     blob = build_params(policy, sequence=sequence)
-    golden_line = f"    {name}_golden.h, .c        test at boot: {name}_selftest(&state)\n" if golden else ""
     exported = {
         f"{name}.h": fill_template("policy.h.in", values),
         f"{name}.c": fill_template("policy.c.in", values),
         f"{name}_params.c": params_source(policy, blob, values),
         f"{name}_params.bin": blob,
-        "README.txt": fill_template("readme.txt.in", {**values, "golden_line": golden_line}),
+        "README.txt": fill_template(
+            "readme.txt.in", {**values, "files": _file_list(name, len(blob), golden)}
+        ),
         "example/main.c": fill_template("main.c.in", values),
         **tflm_sources(policy, tflite, values),
         **runtime_sources(),
@@ -67,6 +68,21 @@ def runtime_sources() -> dict[str, bytes]:
 def c_sources(paths: Iterable[str]) -> list[str]:
     """Return which exported files a firmware compiles: the `.c` files at the top."""
     return sorted(path for path in paths if path.endswith(".c") and "/" not in path)
+
+
+def _file_list(name: str, params_bytes: int, golden: GoldenVectors | None) -> str:
+    selftest = [(f"{name}_golden.h, {name}_golden.c", f"test at boot: {name}_selftest(&state)")]
+    rows = [
+        (f"{name}.h, {name}.c", "the policy's interface and its list of layers"),
+        (f"{name}_params.c", f"weights, scales and tables ({params_bytes} bytes of constants)"),
+        (f"{name}_params.bin", f"the same bytes, for a run-time update: {name}_init(&state, params)"),
+        *(selftest if golden is not None else []),
+        ("eqrl*.h, eqrl_*.c", "the runtime, shared by all policies in one image"),
+        ("tflm/", "the same network as a TensorFlow Lite Micro model array (C++), if you prefer TFLM"),
+        ("example/", "a program that takes one step"),
+    ]
+    width = max(len(files) for files, _ in rows)
+    return "".join(f"    {files:<{width}}  {purpose}\n" for files, purpose in rows)
 
 
 def _ownership(licence_holder: str | None) -> str:

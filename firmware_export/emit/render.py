@@ -83,9 +83,10 @@ def _action_values(policy: IntegerPolicy, entry: Entry) -> dict[str, object]:
     action, block = policy.action, f"state->params + {entry.offset // 4}"
     size = f"{policy.name.upper()}_NUM_OUTPUTS"
     features = " x ".join(str(n) for n in policy.observation.shape) or "1"
+    observed = f"{features} float observation{_plural(policy.observation.size)} in"
     if isinstance(action, AffineEdge):
         return {
-            "summary": f"{features} float observation in, {len(action.gain)} float action out.",
+            "summary": f"{observed}, {len(action.gain)} float action{_plural(len(action.gain))} out.",
             "action_layout": f"{4 * len(action.gain)} bytes.",
             "action_field": f"    float action[{size}]; /* shape {_c_shape(action.shape)} */\n",
             "decode": f"    const uint32_t *const block = {block};\n"
@@ -96,7 +97,7 @@ def _action_values(policy: IntegerPolicy, entry: Entry) -> dict[str, object]:
     masked = "eqrl_argmax_masked" if action.is_masked else "eqrl_argmax"
     mask = "action_mask, " if action.is_masked else ""
     return {
-        "summary": f"{features} float observation in, discrete action {action.start} to {last} out.",
+        "summary": f"{observed}, discrete action {action.start} to {last} out.",
         "action_layout": "4 bytes.",
         "action_field": f"    int32_t action; /* {action.start} to {last} */\n",
         "decode": f"    const uint32_t *const block = {block};\n"
@@ -143,6 +144,10 @@ def _block_comments(policy: IntegerPolicy) -> list[str]:
 
 def _commented_words(comment: str, values: bytes) -> str:
     return f"    /* {comment} */\n{c_words(values)}"
+
+
+def _plural(count: int) -> str:
+    return "" if count == 1 else "s"
 
 
 def _c_shape(shape: tuple[int, ...]) -> str:

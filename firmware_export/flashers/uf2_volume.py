@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from edgeqrl.errors import DeviceError, OutputError
@@ -18,12 +18,13 @@ _FILE = "FIRMWARE.UF2"
 def flash(firmware: Firmware, board: Board, *, volume: Path | None = None, dry_run: bool = False) -> str:
     """Find the board's volume and copy the firmware to it; return what was done, in a sentence.
 
-    `volume` names the volume, which must be the right board all the same. With `dry_run` nothing is written.
+    `volume` names the volume, which must be the right board all the same. With `dry_run` nothing is written,
+    the image is checked, and no board or more than one is no error: the sentence says what was found.
     """
     uf2 = firmware_uf2(firmware, board)
-    target = flash_volume(uf2, board, find_volume(board, volume=volume), dry_run=dry_run)
     if dry_run:
-        return f"Would write {len(uf2):,} bytes to {target} ({board.title}); nothing was written."
+        return _plan(uf2, firmware, board, volume)
+    target = flash_volume(uf2, board, find_volume(board, volume=volume))
     return f"Wrote {len(uf2):,} bytes to {target}; the {board.name} restarts with it."
 
 
@@ -48,35 +49,31 @@ def find_volume(board: Board, *, volume: Path | None = None, roots: Sequence[Pat
         raise DeviceError(
             f"{board.name} has no UF2 bootloader; flash its .bin or .elf with the board's own tool."
         )
-    folders = [volume] if volume is not None else _mounted(roots if roots is not None else mount_roots())
-    found = {folder: board_id for folder in folders if (board_id := read_board_id(folder)) is not None}
+    found = _uf2_volumes([volume] if volume is not None else _mounted(roots))
     matching = [folder for folder, board_id in found.items() if board_id == board.uf2.board_id]
     if len(matching) == 1:
         return matching[0]
-    listed = ", ".join(f"{folder} ({board_id})" for folder, board_id in found.items()) or "none"
     if matching:
-        raise DeviceError(f"More than one {board.name} is there: {listed}. Name one with --volume.")
+        raise DeviceError(f"More than one {board.name} is there: {_listed(found)}. Name one with --volume.")
     where = f"{volume} is not" if volume is not None else "There is no volume of"
     raise DeviceError(
-        f"{where} a {board.name} in boot mode; UF2 volumes found: {listed}. Hold its boot button while "
-        "plugging it in."
+        f"{where} a {board.name} in boot mode; UF2 volumes found: {_listed(found)}. Hold its boot button "
+        "while plugging it in."
     )
 
 
-def flash_volume(uf2: bytes, board: Board, volume: Path, *, dry_run: bool = False) -> Path:
+def flash_volume(uf2: bytes, board: Board, volume: Path) -> Path:
     """Copy a UF2 file to a volume and return its path there.
 
     The file is checked first: of this board's family, complete, inside flash and outside reserved regions.
     It is synced to the device before this returns. A bootloader's volume is no real file system and cannot
     rename, so it is written under its name at once; the board ignores an incomplete file and restarts when
-    the last block has arrived. With `dry_run` nothing is written.
+    the last block has arrived.
     """
     require_flashable(uf2, board)
     if board.uf2 is None or read_board_id(volume) != board.uf2.board_id:
         raise DeviceError(f"{volume} is no longer a {board.name} in boot mode; nothing was written.")
     target = volume / _FILE
-    if dry_run:
-        return target
     try:
         descriptor = os.open(
             target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o644
@@ -128,9 +125,42 @@ def mount_roots() -> tuple[Path, ...]:
     return (Path("/media") / user, Path("/run/media") / user, Path("/media"), Path("/mnt"))
 
 
-def _mounted(roots: Sequence[Path]) -> list[Path]:
+def _plan(uf2: bytes, firmware: Firmware, board: Board, volume: Path | None) -> str:
+    require_flashable(uf2, board)
+    assert board.uf2 is not None
+    what = (
+        f"{len(uf2):,} bytes of UF2 ({len(firmware.bin):,} bytes of firmware from address "
+        f"{firmware.start:#010x}, family {board.uf2.family_id:#010x}: {board.title})"
+    )
+    if volume is not None:
+        target = find_volume(board, volume=volume) / _FILE
+        return f"Would write {what} to {target}; nothing was written."
+    found = _uf2_volumes(_mounted(None))
+    matching = {folder: board_id for folder, board_id in found.items() if board_id == board.uf2.board_id}
+    if len(matching) == 1:
+        return f"Would write {what} to {next(iter(matching)) / _FILE}; nothing was written."
+    if matching:
+        return (
+            f"Would write {what}; nothing was written. More than one {board.name} is there: "
+            f"{_listed(matching)}. Name one with --volume."
+        )
+    return (
+        f"Would write {what}; nothing was written. No {board.name} in boot mode was found; UF2 volumes "
+        f"found: {_listed(found)}. Hold its boot button while plugging it in."
+    )
+
+
+def _uf2_volumes(folders: Sequence[Path]) -> dict[Path, str]:
+    return {folder: board_id for folder in folders if (board_id := read_board_id(folder)) is not None}
+
+
+def _listed(found: Mapping[Path, str]) -> str:
+    return ", ".join(f"{folder} ({board_id})" for folder, board_id in found.items()) or "none"
+
+
+def _mounted(roots: Sequence[Path] | None) -> list[Path]:
     folders: list[Path] = []
-    for root in roots:
+    for root in roots if roots is not None else mount_roots():
         try:
             folders += sorted(place for place in root.iterdir() if place.is_dir())
         except OSError:
