@@ -17,6 +17,7 @@ class DeviceRun:
     """What the device answered, and that it answered as the C on this host did."""
 
     backend: str
+    acts_as: str  # the backend whose every action was equal
     level: str  # what was emulated: "ISA" means the core's instructions, not the board around it
     seeds: tuple[int, ...]
     episode_returns: tuple[float, ...]
@@ -32,7 +33,7 @@ class DeviceRun:
             "seeds": {"first": self.seeds[0], "count": len(self.seeds)},
             "episode_returns": list(self.episode_returns),
             "num_steps": self.num_steps,
-            "is_identical_to_host_c": True,
+            "acts_as": self.acts_as,
             "instructions": self.instructions,
         }
 
@@ -53,6 +54,7 @@ def emulate(
     _require_identical(device.name, host.name, played, expected)
     return DeviceRun(
         backend=device.name,
+        acts_as=host.name,
         level=level,
         seeds=tuple(seeds),
         episode_returns=tuple(float(value) for value in played.episode_returns),

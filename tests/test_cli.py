@@ -83,7 +83,7 @@ def test_report_uses_the_names_of_the_glossary(bundle: Path) -> None:
     assert report["episodes"] == 12
     assert 0.0 <= report["action_agreement"] <= 1.0
     assert report["firmware"]["instructions"] > 4480
-    assert report["emulation"]["is_identical_to_host_c"]
+    assert report["emulation"]["acts_as"] == "host-c"
 
 
 def test_stages_one_by_one_give_the_same_files_as_convert(

@@ -9,10 +9,11 @@ from edgeqrl.cli.options import (
     agent_options,
     board_option,
     calibration_options,
-    environment_from,
+    environment_for,
     environment_options,
     json_option,
     output_option,
+    source_options,
     validation_options,
 )
 
@@ -41,23 +42,17 @@ def convert(agent: str, board: str | None, output: Path, as_json: bool, **option
     """
     from edgeqrl.cli.show import StageProgress, print_conversion, print_json
 
-    environment = environment_from(options["env"], options["env_arg"], options["wrapper"])
     with StageProgress() as progress:
         progress("load", 0, 0)
         from edgeqrl import pipeline
 
-        if environment is None and options["observations"] is None:
-            environment = pipeline.zoo_environment(agent)
+        environment = environment_for(agent, options)
         conversion = pipeline.convert(
             agent,
             environment,
             board=board,
             output=output,
-            observations=options["observations"],
-            head=options["head"],
-            action_bounds=options["action_bounds"],
-            trust=options["trust"],
-            name=options["name"],
+            **source_options(options),
             settings=settings_from(options),
             progress=progress,
         )

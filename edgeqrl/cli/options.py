@@ -97,6 +97,19 @@ def environment_from(env: str | None, env_arg: tuple[str, ...], wrapper: tuple[s
     return EnvironmentSpec(env, dict(_keyword(text) for text in env_arg), tuple(wrapper))
 
 
+def environment_for(agent: str, options: dict[str, Any]) -> Any:
+    """Return the environment of the options, else the one that a zoo agent was trained in, else None."""
+    from edgeqrl.pipeline import zoo_environment
+
+    stated = environment_from(options["env"], options["env_arg"], options["wrapper"])
+    return stated if stated or options["observations"] else zoo_environment(agent)
+
+
+def source_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Return what `pipeline.Source` and `pipeline.convert` take beside agent and environment."""
+    return {name: options[name] for name in ("observations", "head", "action_bounds", "trust", "name")}
+
+
 def _keyword(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier():

@@ -14,10 +14,12 @@ from edgeqrl.cli.options import (
     agent_options,
     board_option,
     calibration_options,
+    environment_for,
     environment_from,
     environment_options,
     json_option,
     output_option,
+    source_options,
     validation_options,
 )
 
@@ -33,23 +35,12 @@ bundle_argument = click.argument("bundle", type=FOLDER)
 @json_option
 def calibrate(agent: str, output: Path, as_json: bool, **options: Any) -> None:
     """Roll AGENT out, and begin a bundle with the observations that it met."""
-    environment = environment_from(options["env"], options["env_arg"], options["wrapper"])
     with _progress() as progress:
         progress("load", 0, 0)
         from edgeqrl import pipeline, stages
         from edgeqrl.bundle import new_bundle
 
-        if environment is None and options["observations"] is None:
-            environment = pipeline.zoo_environment(agent)
-        source = pipeline.Source(
-            agent,
-            environment,
-            options["observations"],
-            options["head"],
-            options["action_bounds"],
-            options["trust"],
-            options["name"],
-        )
+        source = pipeline.Source(agent, environment_for(agent, options), **source_options(options))
         with new_bundle(output, {}) as bundle:
             pipeline.begin(bundle, source, settings_from(options), progress=progress)
             found = stages.read_calibration(bundle)
