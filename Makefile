@@ -10,7 +10,7 @@ help:
 	@echo "make setup      create $(VENV) with everything edgeqrl needs"
 	@echo "make demo       convert the LunarLander DQN of the zoo for mps2-an386"
 	@echo "make test       the tests that need no root and no Debian packages"
-	@echo "make test-all   all tests: needs qemu-system-arm, gcc-arm-none-eabi, clang, nodejs, npm"
+	@echo "make test-all   all tests: needs the Debian packages in .ci/run"
 	@echo "make check      ruff, mypy, generated files are current"
 	@echo "make docs       remake the generated pages and the README's picture"
 	@echo "make benchmarks speed and size, counted"

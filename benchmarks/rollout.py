@@ -21,7 +21,8 @@ import numpy as np
 
 from edgeqrl.backends.host_c import HostCPolicy, policy_of_network
 from edgeqrl.environments import EnvironmentSpec
-from edgeqrl.network.ir import Dense, IntegerNetwork
+from edgeqrl.network.ir import IntegerNetwork
+from edgeqrl.network.layers import Dense
 from edgeqrl.network.read_tflite import read_tflite
 from edgeqrl.rollout import Rollout, rollout
 

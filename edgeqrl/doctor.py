@@ -26,7 +26,7 @@ _PACKAGES = (
     # distributions of which one is enough, purpose, command
     (("tensorflow-cpu", "tensorflow"), "load Keras agents, quantize", "pip install 'edgeqrl[keras]'"),
     (("keras",), "load Keras agents", "pip install 'edgeqrl[keras]'"),
-    (("ziglang",), "default C compiler, host and Cortex-M", "pip install 'edgeqrl[firmware]'"),
+    (("ziglang",), "default C compiler, host and boards", "pip install 'edgeqrl[firmware]'"),
     (("unicorn",), "default emulator", "pip install 'edgeqrl[firmware]'"),
     (("pyelftools",), "sizes and stack bound of firmware", "pip install 'edgeqrl[firmware]'"),
     (("ai-edge-litert",), "backend litert; float side without TensorFlow", "pip install 'edgeqrl[runtimes]'"),
@@ -43,7 +43,24 @@ _PROGRAMS = (
         "second compiler for Cortex-M",
         "sudo apt-get install gcc-arm-none-eabi",
     ),
-    ("qemu-system-arm", "--version", "boots whole firmware images", "sudo apt-get install qemu-system-arm"),
+    (
+        "riscv64-unknown-elf-gcc",
+        "--version",
+        "second compiler for RISC-V",
+        "sudo apt-get install gcc-riscv64-unknown-elf",
+    ),
+    (
+        "qemu-system-arm",
+        "--version",
+        "boots whole firmware images; emulates Cortex-M55",
+        "sudo apt-get install qemu-system-arm",
+    ),
+    (
+        "qemu-system-riscv32",
+        "--version",
+        "boots RISC-V firmware images",
+        "sudo apt-get install qemu-system-misc",
+    ),
 )
 
 

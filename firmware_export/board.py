@@ -12,8 +12,21 @@ from typing import Any
 from edgeqrl.errors import DataError, require_name
 
 SCHEMA_VERSION = 1
-CORES = ("cortex-m0plus", "cortex-m4")
-FPUS = ("none", "fpv4-sp-d16")
+_MANY_FPUS = ("none", "fpv5-sp-d16", "fpv5-d16")
+# core -> FPUs with which firmware is built for it
+CORES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "cortex-m0": ("none",),
+        "cortex-m0plus": ("none",),
+        "cortex-m3": ("none",),
+        "cortex-m4": ("none", "fpv4-sp-d16"),
+        "cortex-m7": _MANY_FPUS,
+        "cortex-m33": ("none", "fpv5-sp-d16"),
+        "cortex-m55": ("fpv5-d16",),
+        "rv32imac": ("none",),
+    }
+)
+_PORT_OF_CORE = {"rv32imac": "riscv32"}  # every other: cortex_m
 _NAME = re.compile(r"[a-z][a-z0-9-]*")
 _REGION_NAME = re.compile(r"[a-z][a-z0-9_]*")
 _SOURCE_FILE = re.compile(r"[a-z][a-z0-9_]*\.[cS]")
@@ -42,6 +55,7 @@ class Uart:
 
     base: int
     baud: int
+    clock_hz: int  # from which the baud rate is divided, unless the port sets up the clocks itself
 
 
 @dataclass(frozen=True)
@@ -58,8 +72,8 @@ class Board:
 
     name: str
     title: str
-    core: str
-    fpu: str
+    core: str  # a key of CORES
+    fpu: str  # one of those of its core
     clock_hz: int
     num_interrupts: int
     port: str
@@ -132,19 +146,21 @@ class _Reader:
     def board(self) -> Board:
         if self._take(self._table, "schema_version", int) != SCHEMA_VERSION:
             raise self._error(f"'schema_version' must be {SCHEMA_VERSION}")
+        core = self._choice("core", tuple(CORES))
+        clock_hz = self._number(self._table, "clock_hz", 1, 10**10)
         board = Board(
             name=self._matching(self._table, "name", _NAME),
             title=self._take(self._table, "title", str),
-            core=self._choice("core", CORES),
-            fpu=self._choice("fpu", FPUS),
-            clock_hz=self._number(self._table, "clock_hz", 1, 10**10),
-            num_interrupts=self._number(self._table, "num_interrupts", 1, 480),
-            port=self._choice("port", ("cortex_m",)),
+            core=core,
+            fpu=self._choice("fpu", CORES[core]),
+            clock_hz=clock_hz,
+            num_interrupts=self._number(self._table, "num_interrupts", 0, 480),
+            port=self._choice("port", (_PORT_OF_CORE.get(core, "cortex_m"),)),
             port_sources=self._port_sources(),
             runs_from_ram=self._take(self._table, "runs_from_ram", bool),
             fidelity=self._take(self._table, "fidelity", str),
             regions=self._regions(),
-            uart=self._uart(),
+            uart=self._uart(clock_hz),
             uf2=self._uf2(),
             qemu_machine=self._optional("qemu_machine"),
             sources=self._sources(),
@@ -183,9 +199,13 @@ class _Reader:
             raise self._error(f"region '{region.name}' must be aligned to 4 and lie in 32 bits")
         return region
 
-    def _uart(self) -> Uart:
-        table = self._take(self._table, "uart", dict)
-        uart = Uart(self._number(table, "base", 0, _HIGHEST - 4), self._number(table, "baud", 1, 10**8))
+    def _uart(self, clock_hz: int) -> Uart:
+        table = {"clock_hz": clock_hz, **self._take(self._table, "uart", dict)}
+        uart = Uart(
+            base=self._number(table, "base", 0, _HIGHEST - 4),
+            baud=self._number(table, "baud", 1, 10**8),
+            clock_hz=self._number(table, "clock_hz", 1, 10**10),
+        )
         self._require_empty(table, "uart: ")
         return uart
 

@@ -45,6 +45,7 @@ _FLAGS = (
 _COMPILER_FLAGS = {
     "zig": ("-fno-sanitize=undefined", "-Wno-unused-command-line-argument"),
     "arm-none-eabi-gcc": ("-fno-tree-loop-distribute-patterns",),
+    "riscv64-unknown-elf-gcc": ("-fno-tree-loop-distribute-patterns",),
 }
 _LINK_FLAGS = ("-Wl,--gc-sections", "-Wl,-e,Reset_Handler", "-Wl,--build-id=none", "-Wl,-T,link.ld")
 
@@ -76,7 +77,7 @@ def compile_firmware(
     same sources, board and compiler give the same bytes on every machine. Raises MissingToolError without
     a compiler and BoardFitError, with the numbers, if the image does not fit.
     """
-    chosen = compiler or find_compiler()
+    chosen = compiler or find_compiler(core=board.core)
     name = _policy_name(sources)
     files = {**_port_files(board), **_checked(sources), "eqrl_port_policy.h": _glue(name, with_selftest)}
     placements = (True, False) if board.runs_from_ram else (False,)
@@ -99,7 +100,8 @@ def compile_firmware(
 def _firmware(data: bytes, board: Board, compiler: Compiler, name: str, runs_from_ram: bool) -> Firmware:
     data = _with_boot2_crc(data)
     elf = read_elf(data)
-    problems = attribute_problems(elf, board.core, board.fpu) + forbidden_instructions(elf, board.core)
+    problems = attribute_problems(elf, board.core, board.fpu)
+    problems += forbidden_instructions(elf, board.core, board.fpu)
     assert not problems, f"{compiler.name} built for another core: {problems[:5]}"
     start, flat = _flat(elf, board)
     sizes = _sizes(elf, board, len(flat))
@@ -133,13 +135,14 @@ def _checked(sources: Mapping[str, bytes]) -> dict[str, bytes]:
 
 
 def _port_files(board: Board) -> dict[str, bytes]:
-    folder = _PORTS / board.port
-    names = ["startup.S", "main.c", "memory.c", *board.port_sources]
+    folder, common = _PORTS / board.port, _PORTS / "common"
     for name in board.port_sources:
         if not (folder / name).is_file():
             raise ValueError(f"board {board.name} wants {name}, which port {board.port} does not have")
-    headers = [path.name for path in folder.glob("*.h")]
-    return {name: (folder / name).read_bytes() for name in (*names, *sorted(headers))}
+    paths = [common / "main.c", common / "memory.c", folder / "startup.S"]
+    paths += [folder / name for name in board.port_sources]
+    paths += [*common.glob("*.h"), *folder.glob("*.h")]
+    return {path.name: path.read_bytes() for path in sorted(paths)}
 
 
 def _glue(name: str, with_selftest: bool) -> bytes:
@@ -195,6 +198,7 @@ def _command(files: Mapping[str, bytes], board: Board, compiler: Compiler, name:
         "EQRL_CLOCK_HZ": f"{board.clock_hz}u",
         "EQRL_UART_BASE": f"{board.uart.base:#x}u",
         "EQRL_UART_BAUD": f"{board.uart.baud}u",
+        "EQRL_UART_CLOCK_HZ": f"{board.uart.clock_hz}u",
     }
     # What an emulator or a debugger calls stays, even where the compiler has inlined it.
     kept = [f"-Wl,-u,{name}_{function}" for function in ("init", "step", "infer")]
@@ -217,10 +221,20 @@ def _command(files: Mapping[str, bytes], board: Board, compiler: Compiler, name:
 def _sizes(elf: Elf, board: Board, flash_bytes: int) -> FirmwareSizes:
     ram = board.region("ram")
     static = sum(s.memory_bytes for s in elf.segments if ram.start <= s.address < ram.end)
-    # ARMv6-M, v7-M: eight words on an exception, 18 more with an FPU in use, one to align (DDI 0403, B1.5.6)
-    frame = 4 * (9 + 18 * (board.fpu != "none"))
-    stack = stack_bound(elf, "main") + frame + stack_bound(elf, "eqrl_port_fault")
+    stack = stack_bound(elf, "main") + _exception_bytes(board) + stack_bound(elf, "eqrl_port_fault")
     return FirmwareSizes(flash_bytes, static, stack)
+
+
+def _exception_bytes(board: Board) -> int:
+    """Bound what an exception pushes before its handler runs.
+
+    v6-M, v7-M: eight words, 18 more with an FPU in use, one to align (DDI 0403, B1.5.6). v8-M may save the
+    other 16 words of the FPU, too (DDI 0553, exception entry). RISC-V: none, but its start-up aligns SP.
+    """
+    if board.port == "riscv32":
+        return 16
+    registers = 18 if board.core in ("cortex-m4", "cortex-m7") else 34
+    return 4 * (9 + registers * (board.fpu != "none"))
 
 
 def _flat(elf: Elf, board: Board) -> tuple[int, bytes]:

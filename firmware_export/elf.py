@@ -1,4 +1,4 @@
-"""Read the little of an ELF file that a firmware needs: segments, symbols, code, ARM attributes."""
+"""Read the little of an ELF file that a firmware needs: segments, symbols, code, build attributes."""
 
 import io
 from collections.abc import Mapping
@@ -40,16 +40,17 @@ class CodeRange:
 
 @dataclass(frozen=True, eq=False)
 class Elf:
-    """A linked Arm image."""
+    """A linked image of an Arm or RISC-V core."""
 
     segments: tuple[Segment, ...]
     symbols: Mapping[str, Symbol]  # global ones win over local ones of the same name
     functions: tuple[Symbol, ...]  # by address, one an address
     code: tuple[CodeRange, ...]
-    attributes: Mapping[str, Any]  # .ARM.attributes, file scope
+    attributes: Mapping[str, Any]  # .ARM.attributes or .riscv.attributes, file scope
     sections: Mapping[str, tuple[int, int]]  # name -> (address, size) of those in memory
     section_offsets: Mapping[str, int]  # name -> offset in the file
     entry: int
+    is_riscv: bool = False
 
     def address(self, name: str) -> int:
         """Return the address of a symbol that must exist."""
@@ -68,15 +69,17 @@ def read_elf(data: bytes) -> Elf:
     entries = list(file.get_section_by_name(".symtab").iter_symbols())
     symbols = _symbols(entries)
     sections = [section for section in file.iter_sections() if section["sh_flags"] & 2]  # SHF_ALLOC
+    is_riscv = file.header["e_machine"] == "EM_RISCV"
     return Elf(
         segments=tuple(_segment(s, file) for s in sections if s["sh_size"]),
         symbols=symbols,
         functions=_functions(entries),
-        code=_code(file, entries, sections),
+        code=_code(entries, sections, is_riscv),
         attributes=_attributes(file),
         sections={s.name: (s["sh_addr"], s["sh_size"]) for s in sections},
         section_offsets={s.name: s["sh_offset"] for s in sections},
         entry=file.header["e_entry"],
+        is_riscv=is_riscv,
     )
 
 
@@ -120,8 +123,11 @@ def _functions(entries: list[Any]) -> tuple[Symbol, ...]:
     return tuple(found[address] for address in sorted(found))
 
 
-def _code(file: Any, entries: list[Any], sections: list[Any]) -> tuple[CodeRange, ...]:
-    """Cut executable sections at their mapping symbols: $t begins Thumb code, $d begins data."""
+def _code(entries: list[Any], sections: list[Any], is_riscv: bool) -> tuple[CodeRange, ...]:
+    """Cut executable sections at their mapping symbols: $t begins Thumb code, $x RISC-V code, $d data.
+
+    RISC-V compilers put no data into code, and older ones write no mapping symbols.
+    """
     ranges: list[CodeRange] = []
     for section in sections:
         if not section["sh_flags"] & 4 or not section["sh_size"]:  # SHF_EXECINSTR
@@ -130,17 +136,19 @@ def _code(file: Any, entries: list[Any], sections: list[Any]) -> tuple[CodeRange
         marks = {
             entry["st_value"] & ~1: entry.name[:2]
             for entry in entries
-            if entry.name[:2] in ("$t", "$d", "$a") and start <= entry["st_value"] & ~1 < end
+            if entry.name[:2] in ("$t", "$x", "$d", "$a") and start <= entry["st_value"] & ~1 < end
         }
+        if is_riscv:
+            marks.setdefault(start, "$x")
         bounds = [*sorted(marks), end]
         for low, high in pairwise(bounds):
-            if marks[low] == "$t":
+            if marks[low] == ("$x" if is_riscv else "$t"):
                 ranges.append(CodeRange(low, content[low - start : high - start]))
     return tuple(ranges)
 
 
 def _attributes(file: Any) -> dict[str, Any]:
-    section = file.get_section_by_name(".ARM.attributes")
+    section = file.get_section_by_name(".ARM.attributes") or file.get_section_by_name(".riscv.attributes")
     if section is None:
         return {}
     return {

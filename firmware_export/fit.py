@@ -27,17 +27,30 @@ class TimingModel:
     cycles_per_instruction: float
 
 
+def _cycles(figure: float) -> TimingModel:
+    return TimingModel(f"{figure} cycles an instruction, no wait states", figure)
+
+
 _TIMING_MODELS = {
-    "cortex-m0plus": TimingModel("1.5 cycles an instruction, no wait states", 1.5),
-    "cortex-m4": TimingModel("1.3 cycles an instruction, no wait states", 1.3),
+    "cortex-m0": _cycles(1.6),
+    "cortex-m0plus": _cycles(1.5),
+    "cortex-m3": _cycles(1.4),
+    "cortex-m4": _cycles(1.3),
+    "cortex-m7": _cycles(0.8),
+    "cortex-m33": _cycles(1.2),
+    "cortex-m55": _cycles(1.5),
+    "rv32imac": _cycles(1.4),
 }
 
 
 def timing_model(board: Board) -> TimingModel:
     """Return the model behind `estimate_us`, to be named beside every estimate.
 
-    Loads take two cycles and taken branches two or three on both cores (Arm DDI 0484, DDI 0439, cycle
-    timings); the figure is the mix of a dense layer's inner loop.
+    Loads take two cycles and taken branches two or three on M0+ and M4, one more on M0, and M3 multiplies and
+    adds in two (Arm DDI 0432, DDI 0484, DDI 0337, DDI 0439, cycle timings); the figure is the mix of a dense
+    layer's inner loop. The others are guesses from the pipeline: M7 issues two instructions at once, M33
+    loads without a stall, a Helium instruction of M55 takes two cycles, a small RV32 core waits for loads and
+    branches.
     """
     return _TIMING_MODELS[board.core]
 

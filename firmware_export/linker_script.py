@@ -1,4 +1,4 @@
-"""Render the linker script of a Cortex-M board from its regions. Knows boards, knows nothing of policies."""
+"""Render the linker script of a board from its regions. Knows boards, knows nothing of policies."""
 
 from firmware_export.board import Board, Region
 
@@ -47,6 +47,7 @@ MEMORY {{
 SECTIONS {{{boot2}
   .vectors : {{
     KEEP(*(.vectors))
+    . = ALIGN(4);
   }} > FLASH
 
   .startup : ALIGN(4) {{
@@ -66,27 +67,28 @@ SECTIONS {{{boot2}
   }} {place}
 
   .rodata : ALIGN(16) {{
-    *(.rodata .rodata.*)
+    *(.rodata .rodata.* .srodata .srodata.*)
     . = ALIGN(8);
   }} {place}
 
   .data : ALIGN(8) {{
-    *(.data .data.*)
+    *(.data .data.* .sdata .sdata.*)
     . = ALIGN(8);
   }} > RAM AT > FLASH
 
   .bss (NOLOAD) : ALIGN(8) {{
     __bss_start = .;
-    *(.bss .bss.* COMMON)
+    *(.bss .bss.* .sbss .sbss.* COMMON)
     . = ALIGN(8);
     __bss_end = .;
   }} > RAM
 
   __free_start = __bss_end;
-  __stack_top = (ORIGIN(RAM) + LENGTH(RAM)) & ~7;
+  __stack_top = (ORIGIN(RAM) + LENGTH(RAM)) & ~15;
   ASSERT(__free_start + {stack} <= __stack_top, "no room for the stack")
 
   .ARM.attributes 0 : {{ *(.ARM.attributes) }}
+  .riscv.attributes 0 : {{ *(.riscv.attributes) }}
   /DISCARD/ : {{ *(.ARM.exidx*) *(.ARM.extab*) *(.comment) *(.note*) *(.debug*) *(.eh_frame*) }}
 }}
 """

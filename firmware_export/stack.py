@@ -4,8 +4,11 @@ Every path through a function is followed, its pushes and pops added up; calls a
 cannot be followed (recursion, calls through pointers, frames of unknown size) is an error, never a guess.
 """
 
+from types import ModuleType
+
+from firmware_export import riscv, thumb
 from firmware_export.elf import Elf, Symbol
-from firmware_export.thumb import Instruction, decode, flow, it_block_length, stack_change
+from firmware_export.thumb import Instruction, it_block_length
 
 _DEEPEST = 1 << 20  # a frame beyond this is a loop that pushes
 
@@ -26,7 +29,10 @@ class _Bounds:
     def __init__(self, elf: Elf) -> None:
         self._functions = elf.functions
         self._starts = {symbol.address: symbol for symbol in elf.functions}
-        self._instructions = {i.address: i for code in elf.code for i in decode(code.content, code.start)}
+        self._isa: ModuleType = riscv if elf.is_riscv else thumb
+        found = [i for code in elf.code for i in self._isa.decode(code.content, code.start)]
+        self._instructions = {i.address: i for i in found}
+        self._before = {i.address + i.size: i for i in found}
         self._words = {segment.address: segment.content for segment in elf.segments}
         self._known: dict[int, int] = {}
 
@@ -34,7 +40,8 @@ class _Bounds:
         if function.address in callers:
             raise UnboundedStack(f"{function.name} calls itself")
         if function.address not in self._known:
-            frames = _Frames(function, self._end(function), self._instructions, self._words)
+            end = self._end(function)
+            frames = _Frames(function, end, self._isa, self._instructions, self._before, self._words)
             deepest = frames.deepest
             for target, depth in frames.calls.items():
                 deepest = max(deepest, depth + self.of(self._callee(target), (*callers, function.address)))
@@ -58,13 +65,21 @@ class _Frames:
     """Depths of SP inside one function: the deepest, and that at each call."""
 
     def __init__(
-        self, function: Symbol, end: int, instructions: dict[int, Instruction], words: dict[int, bytes]
+        self,
+        function: Symbol,
+        end: int,
+        isa: ModuleType,
+        instructions: dict[int, Instruction],
+        before: dict[int, Instruction],
+        words: dict[int, bytes],
     ) -> None:
         self._function = function
         self._end = end
+        self._isa = isa
         self._instructions = instructions
+        self._before = before
         self._words = words
-        self._conditional = self._it_blocks()
+        self._conditional = self._it_blocks() if isa is thumb else set()
         self._depths: dict[int, int] = {}
         self.calls: dict[int, int] = {}
         self.deepest = 0
@@ -84,13 +99,16 @@ class _Frames:
         if after > _DEEPEST:
             raise self._error(address, "pushes in a loop")
         self.deepest = max(self.deepest, after)
-        step = flow(instruction)
+        step = self._isa.flow(instruction, self._before.get(address))
         is_conditional = address in self._conditional
         may_fall_through = step.is_conditional or is_conditional
         # Where an IT skips a pop, SP stays as deep as it was.
         following = [(address + instruction.size, max(depth, after) if is_conditional else after)]
         if step.kind in ("indirect_call", "indirect_branch"):
             raise self._error(address, "jumps through a pointer")
+        if step.kind == "call" and self._function.address < step.target < self._end:
+            # GCC for v6-M jumps with BL where B does not reach: LR is free then.
+            return [(step.target, after), *self._inside(following)]
         if step.kind == "call":
             self.calls[step.target] = max(self.calls.get(step.target, 0), after)
             return self._inside(following)
@@ -108,7 +126,7 @@ class _Frames:
         return [place for place in places if place[0] < self._end and place[0] in self._instructions]
 
     def _change(self, instruction: Instruction) -> int:
-        change = stack_change(instruction)
+        change = self._isa.stack_change(instruction)
         if isinstance(change, int):
             return change
         if change == "register":

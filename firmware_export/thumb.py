@@ -1,6 +1,7 @@
 """Decode as much of Thumb as a stack bound and an instruction-set check need.
 
-Source: Arm v6-M (DDI 0419) and v7-M (DDI 0403) Architecture Reference Manuals, chapter A5, encodings.
+Source: Arm v6-M (DDI 0419) and v7-M (DDI 0403) Architecture Reference Manuals, chapter A5, encodings; for the
+low-overhead loops of v8.1-M, DDI 0553, chapter C2.
 A 32-bit instruction is held as `first halfword << 16 | second halfword`.
 """
 
@@ -49,8 +50,16 @@ def it_block_length(instruction: Instruction) -> int:
     return 0 if mask == 0 else 4 - ((mask & -mask).bit_length() - 1)
 
 
-def flow(instruction: Instruction) -> Flow:
-    """Say where control goes after `instruction`, outside of an IT block."""
+def is_loop_instruction(high: int, low: int) -> bool:
+    """Tell whether two halfwords are WLS, DLS, LE, their tail-predicated forms, LCTP or VCTP (v8.1-M)."""
+    if high & 0xFFC0 != 0xF000 and high & 0xFFF0 != 0xF040:
+        return False
+    is_while_or_end = low & 0xF001 == 0xC001
+    return is_while_or_end or low == 0xE001 or (low == 0xE801 and high & 0xFFC0 == 0xF000)
+
+
+def flow(instruction: Instruction, before: Instruction | None = None) -> Flow:
+    """Say where control goes after `instruction`, outside of an IT block; `before` is not needed."""
     if instruction.size == 2:
         return _flow16(instruction.word, instruction.address)
     return _flow32(instruction.word, instruction.address)
@@ -105,6 +114,9 @@ def _branch32(high: int, low: int, address: int) -> Flow:
         target = address + 4 + 2 * _signed(value, 24)
         return Flow("call", target) if low & 0x4000 else Flow("branch", target)
     if low & 0x4000:
+        if low & 0xF001 == 0xC001 and is_loop_instruction(high, low):  # LE backwards, WLS forwards
+            offset = (low >> 1 & 0x3FF) << 2 | (low >> 11 & 1) << 1
+            return Flow("branch", address + 4 + (-offset if high & 15 == 15 else offset), True)
         return Flow("next")
     if high >> 7 & 7 != 7:  # conditional B.W: 20 bits
         value = sign << 19 | (low >> 11 & 1) << 18 | (low >> 13 & 1) << 17 | (high & 0x3F) << 11 | low & 0x7FF
@@ -133,7 +145,7 @@ def _stack32(word: int) -> int | str | None:
         return (low & 0xFF) * (1 if low & 0x0200 else -1)
     if high & 0xFE6F == 0xE86D:  # STRD, LDRD with write-back
         return 4 * (low & 0xFF) * (1 if high & 0x80 else -1)
-    if high & 0xFFBF in (0xED2D, 0xECBD):  # VPUSH, VPOP
+    if high & 0xFFBF in (0xED2D, 0xECBD) and low & 0xE00 == 0xA00:  # VPUSH, VPOP
         return (-4 if high & 0xFFBF == 0xED2D else 4) * (low & 0xFE if low & 0x100 else low & 0xFF)
     if high & 0xFBEF == 0xF1AD and low & 0x8F00 == 0x0D00:
         return -_modified_immediate(high, low)
@@ -142,6 +154,8 @@ def _stack32(word: int) -> int | str | None:
     if high & 0xFBFF in (0xF2AD, 0xF20D) and low & 0x8F00 == 0x0D00:
         value = (high >> 10 & 1) << 11 | (low >> 12 & 7) << 8 | low & 0xFF
         return -value if high & 0x80 else value
+    if high & 0xEE2F == 0xEC2D:  # other vector loads and stores with write-back
+        return None
     return None if _writes_sp(high, low) else 0
 
 

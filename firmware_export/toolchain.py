@@ -1,49 +1,99 @@
-"""Find C compilers: zig (a pip package, no root) and arm-none-eabi-gcc for boards, any for this host."""
+"""Find C compilers: zig (a pip package, no root) and Debian's cross GCCs for boards, any for this host."""
 
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from edgeqrl.errors import MissingToolError, require_name
+from edgeqrl.errors import MissingToolError, UsageError, require_name
 
 TIMEOUT_S = 300  # the first zig link compiles its own libraries
 
+_SOFT = ("-target", "thumb-freestanding-eabi")
+_HARD = ("-target", "thumb-freestanding-eabihf")
+_RISCV = ("-target", "riscv32-freestanding-none")
+_THUMB_SOFT = ("-mthumb", "-mfloat-abi=soft")
+_THUMB_HARD = ("-mthumb", "-mfloat-abi=hard")
+_RV32IMAC = "rv32imac_zicsr_zifencei"
+
+_Flags = Mapping[tuple[str, str], tuple[str, ...]]
+
 # core, FPU -> flags. For zig, a hard-float target needs its FPU in -mcpu: the core's name alone means soft
 # float under a hard-float tag.
-_ZIG_FLAGS = {
-    ("cortex-m0plus", "none"): ("-target", "thumb-freestanding-eabi", "-mcpu=cortex_m0plus"),
-    ("cortex-m4", "fpv4-sp-d16"): ("-target", "thumb-freestanding-eabihf", "-mcpu=cortex_m4+vfp4d16sp"),
+_ZIG_FLAGS: _Flags = {
+    ("cortex-m0", "none"): (*_SOFT, "-mcpu=cortex_m0"),
+    ("cortex-m0plus", "none"): (*_SOFT, "-mcpu=cortex_m0plus"),
+    ("cortex-m3", "none"): (*_SOFT, "-mcpu=cortex_m3"),
+    ("cortex-m4", "none"): (*_SOFT, "-mcpu=cortex_m4"),
+    ("cortex-m4", "fpv4-sp-d16"): (*_HARD, "-mcpu=cortex_m4+vfp4d16sp"),
+    ("cortex-m7", "none"): (*_SOFT, "-mcpu=cortex_m7"),
+    ("cortex-m7", "fpv5-sp-d16"): (*_HARD, "-mcpu=cortex_m7+fp_armv8d16sp"),
+    ("cortex-m7", "fpv5-d16"): (*_HARD, "-mcpu=cortex_m7+fp_armv8d16"),
+    ("cortex-m33", "none"): (*_SOFT, "-mcpu=cortex_m33+dsp"),
+    ("cortex-m33", "fpv5-sp-d16"): (*_HARD, "-mcpu=cortex_m33+dsp+fp_armv8d16sp"),
+    ("cortex-m55", "fpv5-d16"): (*_HARD, "-mcpu=cortex_m55+mve_fp+fp_armv8d16"),
+    ("rv32imac", "none"): (*_RISCV, "-mcpu=generic_rv32+m+a+c+zicsr+zifencei"),
 }
-_GCC_FLAGS = {
-    ("cortex-m0plus", "none"): ("-mcpu=cortex-m0plus", "-mthumb", "-mfloat-abi=soft"),
-    ("cortex-m4", "fpv4-sp-d16"): ("-mcpu=cortex-m4", "-mthumb", "-mfpu=fpv4-sp-d16", "-mfloat-abi=hard"),
+_ARM_GCC_FLAGS: _Flags = {
+    ("cortex-m0", "none"): ("-mcpu=cortex-m0", *_THUMB_SOFT),
+    ("cortex-m0plus", "none"): ("-mcpu=cortex-m0plus", *_THUMB_SOFT),
+    ("cortex-m3", "none"): ("-mcpu=cortex-m3", *_THUMB_SOFT),
+    ("cortex-m4", "none"): ("-mcpu=cortex-m4+nofp", *_THUMB_SOFT),
+    ("cortex-m4", "fpv4-sp-d16"): ("-mcpu=cortex-m4", *_THUMB_HARD, "-mfpu=fpv4-sp-d16"),
+    ("cortex-m7", "none"): ("-mcpu=cortex-m7+nofp", *_THUMB_SOFT),
+    ("cortex-m7", "fpv5-sp-d16"): ("-mcpu=cortex-m7", *_THUMB_HARD, "-mfpu=fpv5-sp-d16"),
+    ("cortex-m7", "fpv5-d16"): ("-mcpu=cortex-m7", *_THUMB_HARD, "-mfpu=fpv5-d16"),
+    ("cortex-m33", "none"): ("-mcpu=cortex-m33+nofp", *_THUMB_SOFT),
+    ("cortex-m33", "fpv5-sp-d16"): ("-mcpu=cortex-m33", *_THUMB_HARD, "-mfpu=fpv5-sp-d16"),
+    ("cortex-m55", "fpv5-d16"): ("-mcpu=cortex-m55", *_THUMB_HARD),  # its FPU and Helium are in the name
+}
+_RISCV_GCC_FLAGS: _Flags = {
+    ("rv32imac", "none"): (f"-march={_RV32IMAC}", "-mabi=ilp32", "-mcmodel=medany", "-msmall-data-limit=0"),
+}
+_CORE_FLAGS: Mapping[str, _Flags] = {
+    "zig": _ZIG_FLAGS,
+    "arm-none-eabi-gcc": _ARM_GCC_FLAGS,
+    "riscv64-unknown-elf-gcc": _RISCV_GCC_FLAGS,
+}
+_DEBIAN_PACKAGES = {
+    "arm-none-eabi-gcc": "gcc-arm-none-eabi",
+    "riscv64-unknown-elf-gcc": "gcc-riscv64-unknown-elf",
 }
 
-COMPILER_NAMES = ("zig", "arm-none-eabi-gcc")
+COMPILER_NAMES = tuple(_CORE_FLAGS)
 
 
 @dataclass(frozen=True)
 class Compiler:
     """A cross compiler for boards; `argv` is followed by flags and files."""
 
-    name: str  # "zig" or "arm-none-eabi-gcc"
+    name: str  # one of COMPILER_NAMES
     argv: tuple[str, ...]
     version: str
 
+    def builds_for(self, core: str) -> bool:
+        """Tell whether it has the core's instruction set at all."""
+        return any(known == core for known, _ in _CORE_FLAGS[self.name])
+
     def core_flags(self, core: str, fpu: str) -> tuple[str, ...]:
-        """Return the flags for a core with an FPU, those that both compiling and linking need."""
-        flags = _ZIG_FLAGS if self.name == "zig" else _GCC_FLAGS
-        return flags[core, fpu]
+        """Return the flags for a core with an FPU, those that both compiling and linking need.
+
+        Raises UsageError if it builds for other cores only.
+        """
+        if not self.builds_for(core):
+            others = [name for name in COMPILER_NAMES if any(known == core for known, _ in _CORE_FLAGS[name])]
+            raise UsageError(f"{self.name} does not build for {core}; use {' or '.join(others)}.")
+        return _CORE_FLAGS[self.name][core, fpu]
 
     @property
     def link_flags(self) -> tuple[str, ...]:
-        """Return what differs between the two when linking without a C library."""
+        """Return what differs between them when linking without a C library."""
         if self.name == "zig":
             return ("-nostdlib", "-Wl,-z,max-page-size=4", "-Wl,-z,stack-size=0")
         return ("-nostdlib", "-nostartfiles", "-Wl,-n", "-lgcc")
@@ -64,22 +114,26 @@ def find_compilers() -> tuple[Compiler, ...]:
     zig = _zig_argv()
     if zig:
         found.append(Compiler("zig", (*zig, "cc"), _first_line([*zig, "version"])))
-    gcc = shutil.which("arm-none-eabi-gcc")
-    if gcc:
-        found.append(Compiler("arm-none-eabi-gcc", (gcc,), _first_line([gcc, "-dumpversion"])))
+    for name in _DEBIAN_PACKAGES:
+        path = shutil.which(name)
+        if path:
+            found.append(Compiler(name, (path,), _first_line([path, "-dumpversion"])))
     return tuple(found)
 
 
-def find_compiler(name: str | None = None) -> Compiler:
-    """Return the cross compiler `name`, or the default one; raises MissingToolError or UsageError."""
+def find_compiler(name: str | None = None, *, core: str | None = None) -> Compiler:
+    """Return the cross compiler `name`, or the first one that builds for `core`.
+
+    Raises MissingToolError or UsageError.
+    """
     if name is not None:
         require_name("compiler", name, COMPILER_NAMES)
     for compiler in find_compilers():
-        if name in (None, compiler.name):
+        if name == compiler.name or (name is None and (core is None or compiler.builds_for(core))):
             return compiler
-    if name == "arm-none-eabi-gcc":
+    if name in _DEBIAN_PACKAGES:
         raise MissingToolError(
-            "arm-none-eabi-gcc is not installed; get it with `sudo apt install gcc-arm-none-eabi`."
+            f"{name} is not installed; get it with `sudo apt install {_DEBIAN_PACKAGES[name]}`."
         )
     raise MissingToolError("Building firmware needs a C compiler; get one with `pip install ziglang`.")
 

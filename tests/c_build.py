@@ -24,14 +24,14 @@ def c_compiler(name: str) -> list[str]:
     """Return the command of gcc, clang or zig; skips where it is not installed, save in CI."""
     if name == "zig":
         return [*ZIG, "cc", "-mcpu=baseline"]
-    return [_program(name)]
+    return [program_path(name)]
 
 
 def cxx_compiler(name: str) -> list[str]:
     """Return the C++ command of the same family."""
     if name == "zig":
         return [*ZIG, "c++", "-mcpu=baseline"]
-    return [_program({"gcc": "g++", "clang": "clang++"}[name])]
+    return [program_path({"gcc": "g++", "clang": "clang++"}[name])]
 
 
 def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
@@ -58,7 +58,8 @@ def compile_objects(argv: Sequence[str], files: Sequence[str], folder: Path) -> 
     return objects
 
 
-def _program(name: str) -> str:
+def program_path(name: str) -> str:
+    """Return where a program is; skips where it is not installed, save in CI."""
     path = shutil.which(name)
     if path is None and os.environ.get("CI") != "true":
         pytest.skip(f"{name} is not installed")

@@ -6,7 +6,8 @@ import numpy as np
 
 from edgeqrl.network.edges import ActionEdge, AffineEdge, ArgmaxEdge, ObservationEdge, make_affine_edge
 from edgeqrl.network.integer_policy import IntegerPolicy
-from edgeqrl.network.ir import Dense, IntegerNetwork, Layer, Lookup, Reshape, Tensor
+from edgeqrl.network.ir import IntegerNetwork, Layer, Tensor
+from edgeqrl.network.layers import Dense, Lookup, Reshape
 
 FUNCTIONS = ("TANH", "LOGISTIC", "RELU", "QUANTIZE")
 
@@ -51,7 +52,7 @@ def random_dense(rng: np.random.Generator, source: Tensor, target: Tensor) -> De
     rows, columns = target.size, source.size
     weights = rng.integers(-127, 128, (rows, columns)).astype(np.int8)
     spread = np.abs(weights.astype(np.int64)).sum(axis=1) * 60 + 1
-    bias = (rng.normal(0.0, 0.3, rows) * spread).astype(np.int32)
+    bias = (rng.normal(0.0, 0.3, rows) * spread).astype(np.int64)
     real = 2.0 ** rng.uniform(5.0, 9.0, rows) / spread
     mantissa, shift = np.frexp(real)
     multiplier = np.minimum(np.floor(mantissa * 2**31), 2**31 - 1).astype(np.int32)

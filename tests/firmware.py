@@ -11,7 +11,7 @@ import pytest
 from edgeqrl.data import data_folder
 from edgeqrl.errors import MissingToolError
 from edgeqrl.network.integer_policy import IntegerPolicy
-from firmware_export.board import Board, load_board
+from firmware_export.board import Board, board_names, load_board
 from firmware_export.build import Firmware, compile_firmware
 from firmware_export.emit import export_sources
 from firmware_export.emit.golden import make_golden
@@ -19,6 +19,18 @@ from firmware_export.toolchain import Compiler, find_compiler
 from tests.c_policies import random_observations, random_policy
 
 BOARDS = ("mps2-an386", "rpi-pico")
+ALL_BOARDS = board_names(data_folder("boards"))
+QEMU_BOARDS = (
+    "microbit",
+    "mps2-an385",
+    "mps2-an386",
+    "mps2-an500",
+    "mps2-an505",
+    "mps3-an547",
+    "netduinoplus2",
+    "riscv-virt",
+)
+_GCC = {"cortex_m": "arm-none-eabi-gcc", "riscv32": "riscv64-unknown-elf-gcc"}
 
 
 def board(name: str) -> Board:
@@ -37,6 +49,15 @@ def require_tool(name: str) -> str:
     return path or skip_unless_ci(f"{name} is not installed")
 
 
+def gcc_of(board_name: str) -> str:
+    """Return the name of the GCC that builds for a board."""
+    return _GCC[board(board_name).port]
+
+
+def require_qemu(board_name: str) -> None:
+    require_tool({"cortex_m": "qemu-system-arm", "riscv32": "qemu-system-riscv32"}[board(board_name).port])
+
+
 def cross_compiler(name: str) -> Compiler:
     try:
         return find_compiler(name)
@@ -52,10 +73,10 @@ def policy() -> IntegerPolicy:
 @lru_cache(maxsize=1)
 def sources() -> dict[str, bytes]:
     golden = make_golden(policy(), random_observations(np.random.default_rng(6), policy(), 4))
-    return export_sources(policy(), b"TFL3", golden=golden)
+    return export_sources(policy(), b"", golden=golden)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=24)
 def firmware(board_name: str, compiler: str = "zig") -> Firmware:
     return compile_firmware(
         sources(), board(board_name), compiler=cross_compiler(compiler), with_selftest=True

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeqrl.network.ir import Dense, IntegerNetwork, Layer, Lookup, Reshape, Tensor
+from edgeqrl.network.ir import IntegerNetwork, Layer, Tensor
+from edgeqrl.network.layers import Dense, Lookup, Reshape
 from firmware_export.emit.arena import ALIGNMENT, plan_arena
 
 TABLE = np.arange(-128, 128).astype(np.int8)
@@ -31,7 +32,17 @@ def layer(kind: str, source: Tensor, target: Tensor) -> Layer:
     rows = target.size
     ones = np.ones(rows, np.int32)
     weights = np.ones((rows, source.size), np.int8)
-    return Dense(target.name, source.name, target.name, weights, ones, ones * 2**30, ones * 0, -128, 127)
+    return Dense(
+        target.name,
+        source.name,
+        target.name,
+        weights,
+        ones.astype(np.int64),
+        ones * 2**30,
+        ones * 0,
+        -128,
+        127,
+    )
 
 
 @pytest.mark.parametrize(
@@ -91,10 +102,11 @@ def test_running_in_the_arena_gives_every_reader_what_was_written(graph: Integer
     for k, i in enumerate(place("0")):
         arena[i] = ("0", k)
     for step in graph.layers:
-        require_intact(step.input)
-        root[step.output] = root[step.input] if isinstance(step, Reshape) else step.output
+        (source,) = step.inputs
+        require_intact(source)
+        root[step.output] = root[source] if isinstance(step, Reshape) else step.output
         if isinstance(step, Dense):
-            assert not set(place(step.input)) & set(place(step.output)), "dense layers cannot run in place"
+            assert not set(place(source)) & set(place(step.output)), "dense layers cannot run in place"
         for k, i in enumerate(place(step.output)):
             arena[i] = (root[step.output], k)
     require_intact(graph.outputs[0])

@@ -30,6 +30,11 @@ def test_pico_has_its_memory() -> None:
     assert pico.uf2.family_id == 0xE48BFF56
 
 
+def test_uart_is_clocked_as_the_core_unless_told_otherwise() -> None:
+    assert board("rpi-pico").uart.clock_hz == 125_000_000
+    assert board("mps3-an547").uart.clock_hz == 25_000_000
+
+
 def test_unknown_board_offers_the_nearest_name() -> None:
     with pytest.raises(UsageError, match="did you mean 'rpi-pico'"):
         load_board("rpi-pica", data_folder("boards"))
@@ -55,7 +60,14 @@ def test_to_json_is_plain_data() -> None:
     [
         ("schema_version = 1", "schema_version = 2", "'schema_version' must be 1"),
         ('core = "cortex-m0plus"\n', "", "'core' is missing"),
-        ('core = "cortex-m0plus"', 'core = "cortex-m9"', "must be one of cortex-m0plus, cortex-m4"),
+        (
+            'core = "cortex-m0plus"',
+            'core = "cortex-m9"',
+            "must be one of cortex-m0, cortex-m0plus, .*, rv32imac",
+        ),
+        ('fpu = "none"', 'fpu = "fpv4-sp-d16"', "'fpu' must be one of none, not"),
+        ('port = "cortex_m"', 'port = "riscv32"', "'port' must be one of cortex_m, not"),
+        ("baud = 115_200", "baud = 115_200\nclock_hz = 0", r"'clock_hz' must lie in \[1, "),
         ("clock_hz = 125_000_000", 'clock_hz = "fast"', "'clock_hz' must be int, not str"),
         ("clock_hz = 125_000_000", "clock_hz = true", "'clock_hz' must be int, not bool"),
         ("clock_hz = 125_000_000", "clock_hz = 0", r"must lie in \[1, "),

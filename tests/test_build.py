@@ -1,19 +1,27 @@
 import struct
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from edgeqrl.errors import BoardFitError, MissingToolError, UsageError
 from firmware_export import toolchain
-from firmware_export.board import Board
+from firmware_export.board import CORES, Board
 from firmware_export.build import _command, _glue, _port_files, compile_firmware
 from firmware_export.elf import read_elf
 from firmware_export.emit import export_sources
-from firmware_export.toolchain import Compiler, find_compiler, find_compilers, host_compiler, run_compiler
+from firmware_export.toolchain import (
+    COMPILER_NAMES,
+    Compiler,
+    find_compiler,
+    find_compilers,
+    host_compiler,
+    run_compiler,
+)
 from firmware_export.uf2 import boot2_crc32
 from tests.c_policies import random_policy
-from tests.firmware import BOARDS, board, cross_compiler, firmware, sources
+from tests.firmware import ALL_BOARDS, BOARDS, board, cross_compiler, firmware, gcc_of, sources
 
 GCC = pytest.param("arm-none-eabi-gcc", marks=pytest.mark.slow)
 WARNINGS = (
@@ -38,10 +46,9 @@ def test_same_sources_give_the_same_bytes_and_no_path(name: str, compiler: str) 
         assert trace not in first.elf
 
 
-@pytest.mark.parametrize("compiler", ["zig", GCC])
-@pytest.mark.parametrize("name", BOARDS)
-def test_vector_table_is_what_the_core_reads(name: str, compiler: str) -> None:
-    built, target = firmware(name, compiler), board(name)
+@pytest.mark.parametrize("name", [name for name in ALL_BOARDS if board(name).port == "cortex_m"])
+def test_vector_table_is_what_the_core_reads(name: str) -> None:
+    built, target = firmware(name), board(name)
     elf = read_elf(built.elf)
     offset = target.region("flash").start - built.start
     table = struct.unpack_from(f"<{16 + target.num_interrupts}I", built.bin, offset)
@@ -56,9 +63,24 @@ def test_vector_table_is_what_the_core_reads(name: str, compiler: str) -> None:
     assert elf.entry == table[1]
 
 
-@pytest.mark.parametrize("compiler", ["zig", GCC])
-@pytest.mark.parametrize("name", BOARDS)
-def test_everything_lies_in_its_region(name: str, compiler: str) -> None:
+def test_riscv_begins_at_the_start_of_its_image() -> None:
+    elf = read_elf(firmware("riscv-virt").elf)
+    assert elf.entry == elf.address("Reset_Handler") == board("riscv-virt").region("flash").start
+    assert elf.address("eqrl_default_handler") % 4 == 0  # mtvec
+
+
+@pytest.mark.parametrize("name", ALL_BOARDS)
+def test_everything_lies_in_its_region(name: str) -> None:
+    require_places(name, "zig")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ALL_BOARDS)
+def test_everything_lies_in_its_region_by_gcc(name: str) -> None:
+    require_places(name, gcc_of(name))
+
+
+def require_places(name: str, compiler: str) -> None:
     built, target = firmware(name, compiler), board(name)
     flash, ram = target.region("flash"), target.region("ram")
     lowest = min(region.start for region in target.regions if region.kind == "flash")
@@ -141,23 +163,59 @@ def test_source_outside_the_build_folder_is_refused(path: str) -> None:
 
 
 def test_sources_of_two_policies_are_refused() -> None:
-    other = export_sources(random_policy(np.random.default_rng(1), name="other"), b"TFL3")
+    other = export_sources(random_policy(np.random.default_rng(1), name="other"), b"")
     with pytest.raises(ValueError, match=r"must hold one NAME_params\.c"):
         compile_firmware({**sources(), **other}, board("mps2-an386"))
 
 
-@pytest.mark.parametrize("compiler", ["zig", GCC])
-@pytest.mark.parametrize("name", BOARDS)
-def test_port_compiles_without_a_warning(name: str, compiler: str, tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_compiler_of_other_cores_is_refused_with_those_that_serve() -> None:
+    gcc = Compiler("arm-none-eabi-gcc", ("arm-none-eabi-gcc",), "12")
+    with pytest.raises(UsageError, match="does not build for rv32imac; use zig or riscv64-unknown-elf-gcc"):
+        compile_firmware(sources(), board("riscv-virt"), compiler=gcc)
+
+
+def test_every_core_and_fpu_has_flags_in_zig_and_in_a_gcc() -> None:
+    zig, *gccs = (Compiler(name, (), "") for name in COMPILER_NAMES)
+    for core, fpus in CORES.items():
+        assert zig.builds_for(core)
+        (gcc,) = (compiler for compiler in gccs if compiler.builds_for(core))
+        for fpu in fpus:
+            assert zig.core_flags(core, fpu)
+            assert gcc.core_flags(core, fpu)
+
+
+@pytest.mark.parametrize(
+    ("name", "fpu"),
+    [("mps2-an386", "none"), ("mps2-an500", "none"), ("mps2-an500", "fpv5-sp-d16"), ("mps2-an505", "none")],
+)
+def test_fpu_may_be_left_out_or_smaller(name: str, fpu: str) -> None:
+    """Building checks attributes and instructions."""
+    for compiler in find_compilers():
+        if compiler.builds_for(board(name).core):
+            compile_firmware(sources(), replace(board(name), fpu=fpu), compiler=compiler)
+
+
+@pytest.mark.parametrize("name", ALL_BOARDS)
+def test_port_compiles_without_a_warning(name: str, tmp_path: Path) -> None:
+    require_no_warning(name, "zig", tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ALL_BOARDS)
+def test_port_compiles_without_a_warning_by_gcc(name: str, tmp_path: Path) -> None:
+    require_no_warning(name, gcc_of(name), tmp_path)
+
+
+def require_no_warning(name: str, compiler: str, folder: Path) -> None:
     target = board(name)
     files = {**_port_files(target), **sources(), "eqrl_port_policy.h": _glue("robot", True)}
     for path, content in files.items():
         if "/" not in path:
-            (tmp_path / path).write_bytes(content)
+            (folder / path).write_bytes(content)
     ports = [path for path in _port_files(target) if path.endswith(".c")]
     command = _command(dict.fromkeys(ports, b""), target, cross_compiler(compiler), "robot")
     flags = [word for word in command[: command.index(min(ports))] if word != "-o"]
     for path in ports:
-        result = run_compiler([*flags, *WARNINGS.split(), "-I.", "-c", path, "-o", "unit.o"], tmp_path)
+        result = run_compiler([*flags, *WARNINGS.split(), "-I.", "-c", path, "-o", "unit.o"], folder)
         assert result.returncode == 0, result.stderr
         assert not result.stderr, result.stderr

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edgeqrl.errors import ConverterError
 from edgeqrl.network.edges import ObservationEdge, quantize_observations
-from edgeqrl.network.ir import Dense
+from edgeqrl.network.layers import Dense
 from edgeqrl.network.read_tflite import parse_tflite, read_tflite
 from edgeqrl.network.reference import Reference
 from edgeqrl.quantize.correction import correct_biases, dense_sums
@@ -115,7 +115,7 @@ def mean_errors(tflite: bytes, exact: bytes, values: NDArray[np.float32]) -> lis
     errors = []
     for layer, operator, sums in zip(dense, operators, dense_sums(parse_tflite(exact), values), strict=True):
         steps = model.tensors[operator.inputs[0]].scales[0] * model.tensors[operator.inputs[1]].scales
-        integer = reference.accumulators(layer, tensors[layer.input]).mean(axis=0, dtype=np.float64)
+        integer = layer.accumulators(tensors[layer.input], network.tensors).mean(axis=0, dtype=np.float64)
         errors.append(sums.mean(axis=0, dtype=np.float64) / steps - integer)
     return errors
 

@@ -15,6 +15,7 @@ from edgeqrl.network.edges import (
     ArgmaxEdge,
     ObservationEdge,
     decode_actions,
+    limits,
     make_affine_edge,
     quantize_observations,
 )
@@ -50,7 +51,8 @@ def as_documented(edge: ObservationEdge, x: float) -> tuple[int, bool]:
     inverse = (inverse / unit + Fraction(1, 2)) // 1 * unit
     magnitude = (abs(Fraction(x)) * inverse + Fraction(1, 2)) // 1
     unclamped = edge.zero_point + int(magnitude if x >= 0 else -magnitude)
-    return min(127, max(-128, unclamped)), not -128 <= unclamped <= 127
+    lowest, highest = limits(edge.dtype)
+    return min(highest, max(lowest, unclamped)), not lowest <= unclamped <= highest
 
 
 @pytest.mark.parametrize(
@@ -113,9 +115,9 @@ def test_inverse_is_one_over_scale_to_32_bits(scale: float) -> None:
 
 
 @settings(max_examples=500)
-@given(BITS, SCALES, ZERO_POINTS)
-def test_any_float32_is_quantized_as_documented(bits: int, scale: float, zero_point: int) -> None:
-    edge = ObservationEdge((1,), scale, zero_point)
+@given(BITS, SCALES, ZERO_POINTS, st.sampled_from(["int8", "int16"]))
+def test_any_float32_is_quantized_as_documented(bits: int, scale: float, zero_point: int, dtype: str) -> None:
+    edge = ObservationEdge((1,), scale, zero_point, dtype)
     x = from_bits(bits)
     quantized, flags = quantize_observations(edge, x)
     if not np.isfinite(x[0, 0]):
@@ -127,14 +129,20 @@ def test_any_float32_is_quantized_as_documented(bits: int, scale: float, zero_po
 
 
 @settings(max_examples=500)
-@given(st.floats(-300.0, 300.0), st.floats(2.0**-60, 2.0**60), ZERO_POINTS, st.integers(-3, 3))
+@given(
+    st.one_of(st.floats(-300.0, 300.0), st.floats(-40_000.0, 40_000.0)),
+    st.floats(2.0**-60, 2.0**60),
+    ZERO_POINTS,
+    st.integers(-3, 3),
+    st.sampled_from(["int8", "int16"]),
+)
 def test_values_next_to_a_half_are_quantized_as_documented(
-    steps: float, scale: float, zero_point: int, ulps: int
+    steps: float, scale: float, zero_point: int, ulps: int, dtype: str
 ) -> None:
     x = np.float32((np.floor(steps) + 0.5) * scale)
     x = np.array([[x]], np.float32).view(np.int32) + np.int32(ulps)
     x = x.view(np.float32)
-    edge = ObservationEdge((1,), scale, zero_point)
+    edge = ObservationEdge((1,), scale, zero_point, dtype)
     quantized, flags = quantize_observations(edge, x)
     expected, saturated = as_documented(edge, float(x[0, 0]))
     assert (int(quantized[0, 0]), int(flags[0])) == (expected, SATURATED * saturated)
@@ -233,6 +241,7 @@ def affine(
     offset: Sequence[float],
     low: Sequence[float],
     high: Sequence[float],
+    dtype: str = "int8",
 ) -> AffineEdge:
     return make_affine_edge(
         scale=scale,
@@ -241,6 +250,7 @@ def affine(
         offset=np.array(offset),
         low=np.array(low, np.float32),
         high=np.array(high, np.float32),
+        dtype=dtype,
     )
 
 
@@ -272,6 +282,16 @@ def test_an_affine_edge_is_close_to_the_real_action_and_inside_its_bounds(
     assert np.max(np.abs(actions - np.clip(real, low, high))) <= 2.0**-22 * largest + 2.0**-50
     if high - low > 2.0**-20 * largest:
         assert np.all((low <= actions) & (actions <= high))
+
+
+def test_an_affine_edge_of_int16_outputs_is_close_to_the_real_action() -> None:
+    outputs = np.arange(-(2**15), 2**15).astype(np.int16).reshape(-1, 1)
+    edge = affine(1 / 2**15, 0, [2.0], [0.5], [-1.0], [INF], "int16")
+    actions = decode_actions(edge, outputs)[:, 0].astype(np.float64)
+    real = np.maximum(2.0 * outputs[:, 0] / 2**15 + 0.5, -1.0)
+    assert np.max(np.abs(actions - real)) <= 2.0**-16 * 2.5
+    with pytest.raises(ValueError, match="overflow"):
+        AffineEdge((2**17,), (0,), (0,), (1,), (0,), (1,), "int16")
 
 
 def test_equal_bounds_give_that_action() -> None:

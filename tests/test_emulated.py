@@ -1,3 +1,4 @@
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -8,13 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgeqrl.backends import emulated
-from edgeqrl.backends.emulated import (
-    EmulatedPolicy,
-    bench_network,
-    open_network_m0plus,
-    open_network_m4,
-    open_policy,
-)
+from edgeqrl.backends.emulated import EmulatedPolicy, bench_network, open_network, open_policy
 from edgeqrl.backends.network_policy import NetworkPolicy
 from edgeqrl.errors import DeviceError, MissingToolError, UsageError
 from edgeqrl.network.edges import quantize_observations
@@ -22,18 +17,24 @@ from edgeqrl.network.integer_policy import IntegerPolicy
 from edgeqrl.network.read_tflite import read_tflite
 from edgeqrl.network.reference import Reference
 from firmware_export.emit.params import build_params
-from firmware_export.emulators import emulator
+from firmware_export.emulators import unicorn_engine
 from tests.c_policies import random_observations, random_policy
 from tests.firmware import BOARDS, board, firmware, policy
 from tests.tflite_writer import random_dense_tflite
 
-OPEN = {"cortex-m0plus": open_network_m0plus, "cortex-m4": open_network_m4}
+CORES = ("cortex-m0plus", "cortex-m4", "rv32imac")
 
 
 @pytest.fixture(scope="module", params=BOARDS)
 def device(request: pytest.FixtureRequest) -> Iterator[EmulatedPolicy]:
     with EmulatedPolicy(firmware(request.param), policy(), board(request.param)) as opened:
         yield opened
+
+
+def worker_of(device: EmulatedPolicy) -> subprocess.Popen[bytes]:
+    engine = device.emulated._process
+    assert isinstance(engine, unicorn_engine.EmulatorProcess)
+    return engine._process
 
 
 def require_same_answers(
@@ -54,7 +55,7 @@ def test_steps_equal_the_reference_bit_for_bit(device: EmulatedPolicy) -> None:
     require_same_answers(device, policy(), random_observations(np.random.default_rng(1), policy(), 1500))
 
 
-@pytest.mark.parametrize("core", OPEN)
+@pytest.mark.parametrize("core", CORES)
 @pytest.mark.parametrize(("head", "shape"), [("masked", (5,)), ("affine", (2, 3)), ("argmax", (7,))])
 def test_every_head_equals_the_reference(core: str, head: str, shape: tuple[int, ...]) -> None:
     rng = np.random.default_rng(len(head))
@@ -64,7 +65,7 @@ def test_every_head_equals_the_reference(core: str, head: str, shape: tuple[int,
         require_same_answers(device, of, random_observations(rng, of, 300), masks)
 
 
-@pytest.mark.parametrize("core", OPEN)
+@pytest.mark.parametrize("core", CORES)
 @settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
 @given(seed=st.integers(0, 2**32 - 1), sizes=st.lists(st.integers(1, 33), min_size=2, max_size=4))
 def test_random_networks_equal_the_reference(core: str, seed: int, sizes: list[int]) -> None:
@@ -73,7 +74,7 @@ def test_random_networks_equal_the_reference(core: str, seed: int, sizes: list[i
     network = read_tflite(tflite)
     (name,) = network.inputs
     inputs = {name: rng.integers(-128, 128, (64, *network.tensors[name].shape)).astype(np.int8)}
-    with OPEN[core](tflite) as opened:
+    with open_network(tflite, core) as opened:
         answers = opened.run(inputs)
     for output, expected in Reference(network).run(inputs).items():
         np.testing.assert_array_equal(answers[output], expected)
@@ -131,26 +132,26 @@ def test_bench_measures_one_inference() -> None:
     assert found["macs"] == 48
     assert 48 < found["instructions"] < 10_000
     assert 0 < found["measured_stack_bytes"] <= found["stack_bytes"]
-    with pytest.raises(UsageError, match="did you mean 'cortex-m4'"):
+    with pytest.raises(UsageError, match="did you mean 'cortex-m55'"):
         bench_network(tflite, "cortex-m5")
 
 
 def test_missing_unicorn_is_one_sentence_with_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(emulator, "find_spec", lambda name: None)
+    monkeypatch.setattr(unicorn_engine, "find_spec", lambda name: None)
     with pytest.raises(MissingToolError, match=r"pip install .edgeqrl\[firmware\]"):
         EmulatedPolicy(firmware("rpi-pico"), policy(), board("rpi-pico"))
 
 
 def test_killed_emulator_is_one_sentence() -> None:
     with EmulatedPolicy(firmware("rpi-pico"), policy(), board("rpi-pico")) as opened:
-        opened.emulated._process._process.kill()
+        worker_of(opened).kill()
         with pytest.raises(DeviceError, match="stopped answering"):
             opened.step(np.zeros((1, 4), np.float32))
 
 
 def test_silent_emulator_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(emulator, "_TIMEOUT_S", 0.5)
-    process = emulator.EmulatorProcess()
+    monkeypatch.setattr(unicorn_engine, "_TIMEOUT_S", 0.5)
+    process = unicorn_engine.EmulatorProcess()
     loop = b"\xfe\xe7"  # b .
     header = {
         "core": "cortex-m4",
@@ -158,9 +159,9 @@ def test_silent_emulator_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
         "chunks": [[0x20000000, 2]],
         "stack_top": 0x20001000,
     }
-    monkeypatch.setattr(emulator, "_TIMEOUT_S", 20.0)
+    monkeypatch.setattr(unicorn_engine, "_TIMEOUT_S", 20.0)
     process.request("load", header, loop)
-    monkeypatch.setattr(emulator, "_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(unicorn_engine, "_TIMEOUT_S", 0.5)
     with pytest.raises(DeviceError, match="stopped answering"):
         process.request("call", {"function": 0x20000000, "arguments": [], "chunks": []}, b"")
     process.close()
@@ -168,7 +169,7 @@ def test_silent_emulator_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_closing_ends_the_process_and_can_be_repeated() -> None:
     opened = EmulatedPolicy(firmware("rpi-pico"), policy(), board("rpi-pico"))
-    child = opened.emulated._process._process
+    child = worker_of(opened)
     opened.close()
     opened.close()
     assert child.returncode == 0

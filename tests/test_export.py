@@ -10,12 +10,12 @@ import pytest
 
 from edgeqrl.errors import UsageError
 from edgeqrl.network.integer_policy import IntegerPolicy
-from edgeqrl.network.ir import Dense
+from edgeqrl.network.layers import Dense
 from edgeqrl.network.read_tflite import read_tflite
 from edgeqrl.network.reference import Reference
 from firmware_export.emit import GoldenVectors, c_sources, export_sources, make_golden
-from firmware_export.emit.params import build_params
-from firmware_export.emit.tflm import tflm_arena_bytes
+from firmware_export.emit.params import build_params, plan_params
+from firmware_export.emit.tflm import resolver_method, tflm_arena_bytes
 from firmware_export.toolchain import host_compiler
 from tests.c_build import (
     C_DIR,
@@ -30,7 +30,7 @@ from tests.c_build import (
 from tests.c_policies import random_observations, random_policy
 from tests.tflite_writer import random_dense_tflite
 
-TFLITE = bytes(range(256)) * 3
+TFLITE = random_dense_tflite(np.random.default_rng(0), [4, 3], ["TANH"])
 COMPILERS = ("zig", "gcc", "clang")
 
 
@@ -67,7 +67,8 @@ def test_exporting_again_gives_the_same_bytes() -> None:
 def test_files_are_those_that_the_readme_lists() -> None:
     alpha, _ = policies()
     files = export_sources(alpha, TFLITE, golden=golden_for(alpha))
-    runtime = [f"eqrl_{part}.c" for part in ("dense", "edges", "lookup", "params")]
+    kernels = {code.source for code in plan_params(alpha).codes}
+    runtime = sorted({*kernels, "eqrl_edges.c", "eqrl_params.c"})
     expected = {
         "alpha.h",
         "alpha.c",
@@ -77,7 +78,7 @@ def test_files_are_those_that_the_readme_lists() -> None:
         "alpha_golden.c",
     }
     expected |= {"README.txt", "example/main.c", "tflm/alpha_model_data.h", "tflm/alpha_model_data.cc"}
-    assert set(files) == expected | {*runtime, "eqrl.h", "eqrl_internal.h"}
+    assert set(files) == expected | {*runtime, "eqrl.h", "eqrl_internal.h", "eqrl_kernels.h"}
     assert set(c_sources(files)) == {"alpha.c", "alpha_params.c", "alpha_golden.c", *runtime}
     assert files["alpha_params.bin"] == build_params(alpha)
     rows = readme_rows(files)
@@ -303,7 +304,7 @@ def test_the_model_array_holds_the_tflite_file(tmp_path: Path) -> None:
     assert subprocess.run(["./dump"], cwd=tmp_path, capture_output=True, check=True).stdout == TFLITE
     header = files["tflm/alpha_model_data.h"].decode()
     assert "resolver.AddFullyConnected();" in header
-    assert "resolver.AddReshape();" in header
+    assert "resolver.AddTanh();" in header
 
 
 def test_the_example_runs(tmp_path: Path) -> None:
@@ -342,3 +343,18 @@ def test_tflm_needs_no_more_arena_than_estimated(
     lines = (reported.out + reported.err).splitlines()
     needed = int(next(line.split()[-2] for line in lines if "Arena allocation total" in line))
     assert 0.5 * tflm_arena_bytes(read_tflite(tflite)) < needed <= tflm_arena_bytes(read_tflite(tflite))
+
+
+@pytest.mark.parametrize(
+    ("operator", "method"),
+    [
+        ("FULLY_CONNECTED", "AddFullyConnected"),
+        ("DEPTHWISE_CONV_2D", "AddDepthwiseConv2D"),
+        ("MAX_POOL_2D", "AddMaxPool2D"),
+        ("PADV2", "AddPadV2"),
+        ("SPLIT_V", "AddSplitV"),
+        ("RELU6", "AddRelu6"),
+    ],
+)
+def test_tflm_resolver_methods_are_named_as_there(operator: str, method: str) -> None:
+    assert resolver_method(operator) == method

@@ -3,7 +3,7 @@ import pytest
 from edgeqrl.errors import BoardFitError
 from firmware_export.build import compile_firmware
 from firmware_export.fit import FirmwareSizes, estimate_sizes, estimate_us, require_fits, timing_model
-from tests.firmware import BOARDS, board, firmware, policy, sources
+from tests.firmware import ALL_BOARDS, board, firmware, policy, sources
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ def test_what_fills_the_board_exactly_fits() -> None:
     require_fits(FirmwareSizes(2 * 1024 * 1024, 270_000, 336), board("rpi-pico"))
 
 
-@pytest.mark.parametrize("name", BOARDS)
+@pytest.mark.parametrize("name", ALL_BOARDS)
 def test_estimate_before_compiling_is_above_the_image(name: str) -> None:
     from firmware_export.emit.arena import plan_arena
     from firmware_export.emit.params import build_params

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeqrl.errors import UnsupportedOperatorError
-from edgeqrl.network.ir import Dense, IntegerNetwork, Lookup, Reshape, Tensor, accumulator_bound
+from edgeqrl.network.ir import IntegerNetwork, Tensor
+from edgeqrl.network.layers import Dense, Lookup, Reshape, accumulator_bound
 
 IN, OUT = Tensor("in", (3,), 0.1, 0), Tensor("out", (2,), 0.1, 0)
 DENSE = Dense(
@@ -18,7 +19,7 @@ DENSE = Dense(
     input="in",
     output="out",
     weights=np.ones((2, 3), np.int8),
-    bias=np.zeros(2, np.int32),
+    bias=np.zeros(2, np.int64),
     multiplier=np.full(2, 2**30, np.int32),
     shift=np.zeros(2, np.int32),
     output_min=-128,
@@ -46,8 +47,8 @@ def test_a_correct_network_is_read_only_and_counts_its_work() -> None:
         (lambda: network(DENSE, DENSE), "a second time"),
         (lambda: network(Reshape("r", "in", "out")), "3 elements in, 2 out"),
         (lambda: network(replace(DENSE, weights=np.ones((2, 4), np.int8))), "do not fit"),
-        (lambda: network(replace(DENSE, bias=np.zeros(2, np.int64))), "must be int32"),
-        (lambda: network(replace(DENSE, shift=np.zeros(3, np.int32))), "must be int32"),
+        (lambda: network(replace(DENSE, bias=np.zeros(2, np.int32))), "must be"),
+        (lambda: network(replace(DENSE, shift=np.zeros(3, np.int32))), "must be"),
         (lambda: network(replace(DENSE, output_min=-129)), "must lie in int8"),
         (lambda: Tensor("t", (1,), 0.0, 0), "scale must be positive"),
         (lambda: Tensor("t", (1,), float("nan"), 0), "scale must be positive"),
@@ -82,7 +83,7 @@ def test_a_table_has_256_entries() -> None:
     ],
 )
 def test_what_could_overflow_int32_is_refused(bias: int, shift: int, is_safe: bool) -> None:
-    layer = replace(DENSE, bias=np.array([0, bias], np.int32), shift=np.array([0, shift], np.int32))
+    layer = replace(DENSE, bias=np.array([0, bias], np.int64), shift=np.array([0, shift], np.int32))
     if is_safe:
         network(layer)
     else:
@@ -94,7 +95,7 @@ def test_what_could_overflow_int32_is_refused(bias: int, shift: int, is_safe: bo
 def test_the_bound_holds_for_every_input(seed: int, zero_point: int) -> None:
     rng = np.random.default_rng(seed)
     weights = rng.integers(-128, 128, (4, 7), np.int8)
-    layer = replace(DENSE, weights=weights, bias=rng.integers(-1000, 1000, 4).astype(np.int32))
+    layer = replace(DENSE, weights=weights, bias=rng.integers(-1000, 1000, 4))
     bound = accumulator_bound(layer, zero_point)
     inputs = rng.integers(-128, 128, (50, 7))
     sums = (inputs - zero_point) @ weights.astype(np.int64).T + layer.bias

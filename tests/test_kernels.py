@@ -20,7 +20,8 @@ from edgeqrl.network.fixed_point import requantize
 from edgeqrl.network.ir import IntegerNetwork, Tensor
 from edgeqrl.network.reference import Reference
 from firmware_export.emit import runtime_sources
-from firmware_export.emit.packing import pack_affine, pack_argmax, pack_dense, pack_observation
+from firmware_export.emit.kernels.linear import pack_linear
+from firmware_export.emit.packing import pack_affine, pack_argmax, pack_observation
 from firmware_export.toolchain import host_compiler
 from tests.c_build import run, write_files
 from tests.c_policies import random_dense
@@ -83,12 +84,50 @@ def test_observations_quantize_as_in_numpy_for_every_class_of_float(
     expected, flags = quantize_observations(edge, values[:, None])
     found = np.empty(len(values), np.int8)
     block = words(pack_observation(edge))
-    status = runtime.eqrl_observation_f32(address(block), address(values), address(found), len(values))
+    status = runtime.eqrl_observation_f32(address(block), address(values), address(found), 1, len(values))
     np.testing.assert_array_equal(found, expected[:, 0])
     assert status == np.bitwise_or.reduce(flags)
     for i in (*range(0, len(values), 997), *range(0, 4096, 3)):
-        one = runtime.eqrl_observation_f32(address(block), address(values[i:]), address(found), 1)
+        one = runtime.eqrl_observation_f32(address(block), address(values[i:]), address(found), 1, 1)
         assert one == flags[i]
+
+
+def test_int16_inputs_and_outputs_pass_the_edges_as_in_numpy(runtime: ctypes.CDLL) -> None:
+    rng = np.random.default_rng(3)
+    edge = ObservationEdge((1,), 2.0**-12, 0, "int16")
+    values = np.concatenate((special_bits().view(np.float32), rng.normal(0, 5, 100_000).astype(np.float32)))
+    expected, flags = quantize_observations(edge, values[:, None])
+    found = np.full(len(values) + 1, 77, np.int16)
+    block = words(pack_observation(edge))
+    status = runtime.eqrl_observation_f32(address(block), address(values), address(found), 2, len(values))
+    np.testing.assert_array_equal(found[:-1], expected[:, 0])
+    assert (status, found[-1]) == (np.bitwise_or.reduce(flags), 77)
+
+    outputs = rng.integers(-(2**15), 2**15, (2000, 3)).astype(np.int16)
+    ones = np.ones(3)
+    bounds = np.array([-1.0, -np.inf, 0.0], np.float32), np.array([1.0, 2.0, np.inf], np.float32)
+    affine = make_affine_edge(
+        scale=2.0**-15, zero_point=0, gain=2 * ones, offset=ones, low=bounds[0], high=bounds[1], dtype="int16"
+    )
+    block, actions = words(pack_affine(affine)), np.empty((2000, 3), np.float32)
+    for row, action in zip(outputs, actions, strict=True):
+        runtime.eqrl_affine_f32(address(block), address(row), 2, address(action), 3)
+    np.testing.assert_array_equal(actions, decode_actions(affine, outputs))
+
+
+@pytest.mark.parametrize("dtype", ["int16", "int32"])
+def test_argmax_of_wide_outputs_takes_the_lowest_index(runtime: ctypes.CDLL, dtype: str) -> None:
+    info = np.iinfo(dtype)
+    rng = np.random.default_rng(4)
+    edge = ArgmaxEdge(5, start=2, is_masked=True)
+    block = words(pack_argmax(edge))
+    outputs = rng.choice([info.min, info.min + 1, -1, 0, info.max - 1, info.max], (300, 5)).astype(dtype)
+    masks = rng.random((300, 5)) < 0.5
+    plain, masked = decode_actions(edge, outputs), decode_actions(edge, outputs, masks)
+    for row, mask, one, other in zip(outputs, masks, plain, masked, strict=True):
+        allowed, size = mask.astype(np.uint8), row.itemsize
+        assert runtime.eqrl_argmax(address(block), address(row), size, 5) == one
+        assert runtime.eqrl_argmax_masked(address(block), address(row), size, address(allowed), 5) == other
 
 
 def test_affine_actions_have_the_bits_of_numpy(runtime: ctypes.CDLL) -> None:
@@ -101,7 +140,9 @@ def test_affine_actions_have_the_bits_of_numpy(runtime: ctypes.CDLL) -> None:
         found = np.empty((256, 40), np.float32)
         block = words(pack_affine(edge))
         for row, action in zip(rows, found, strict=True):
-            runtime.eqrl_affine_f32(address(block), address(np.ascontiguousarray(row)), address(action), 40)
+            runtime.eqrl_affine_f32(
+                address(block), address(np.ascontiguousarray(row)), 1, address(action), 40
+            )
         np.testing.assert_array_equal(found.view(np.uint32), expected.view(np.uint32))
 
 
@@ -138,7 +179,7 @@ def test_affine_product_may_overflow_where_the_sum_does_not(runtime: ctypes.CDLL
     outputs = np.arange(-128, 128).astype(np.int8)[:, None]
     found = np.empty((256, 1), np.float32)
     for row, action in zip(outputs, found, strict=True):
-        runtime.eqrl_affine_f32(address(block), address(row), address(action), 1)
+        runtime.eqrl_affine_f32(address(block), address(row), 1, address(action), 1)
     np.testing.assert_array_equal(found, decode_actions(edge, outputs))
 
 
@@ -155,9 +196,9 @@ def test_argmax_takes_the_lowest_index_as_numpy(runtime: ctypes.CDLL, num_action
             plain, masked = decode_actions(edge, outputs), decode_actions(edge, outputs, masks)
             for row, mask, one, other in zip(outputs, masks, plain, masked, strict=True):
                 allowed = mask.astype(np.uint8) * np.uint8(rng.integers(1, 256))
-                assert runtime.eqrl_argmax(address(block), address(row), num_actions) == one
+                assert runtime.eqrl_argmax(address(block), address(row), 1, num_actions) == one
                 found = runtime.eqrl_argmax_masked(
-                    address(block), address(row), address(allowed), num_actions
+                    address(block), address(row), 1, address(allowed), num_actions
                 )
                 assert found == other
 
@@ -190,7 +231,7 @@ def run_dense(
     )
     block = words(b"".join(part.tobytes() for part in parts))
     source, target = np.zeros(1, np.int8), np.empty(size, np.int8)
-    runtime.eqrl_dense_s8(address(block), address(source), address(target), 1, size)
+    runtime.eqrl_dense_s8(address(block), address(source), address(target), 1, 1, size)
     return target
 
 
@@ -211,10 +252,10 @@ def test_dense_sums_every_row_and_writes_nothing_else(
     source, target = Tensor("a", (num_inputs,), 1.0, -7), Tensor("b", (num_outputs,), 1.0, 9)
     layer = random_dense(rng, source, target)
     network = IntegerNetwork({"a": source, "b": target}, ("a",), ("b",), (layer,))
-    block = words(pack_dense(layer, source, target))
+    block = words(pack_linear(layer, source, target))
     for values in rng.integers(-128, 128, (50, num_inputs)).astype(np.int8):
         found = np.full(num_outputs + 8, 77, np.int8)
-        runtime.eqrl_dense_s8(address(block), address(values), address(found), num_inputs, num_outputs)
+        runtime.eqrl_dense_s8(address(block), address(values), address(found), 1, num_inputs, num_outputs)
         expected = Reference(network).run({"a": values[None]})["b"][0]
         np.testing.assert_array_equal(found[:num_outputs], expected)
         assert (found[num_outputs:] == 77).all()

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -6,6 +8,8 @@ from firmware_export.elf import CodeRange, Elf, Segment, Symbol, read_elf
 from firmware_export.stack import UnboundedStack, stack_bound
 from tests.c_policies import random_observations
 from tests.firmware import BOARDS, board, firmware, policy
+
+LOOP_END = "f00f c003"  # le lr, 4 bytes before itself
 
 
 def image(**functions: str) -> Elf:
@@ -31,6 +35,8 @@ def image(**functions: str) -> Elf:
         ("b500 bf08 bd00 b084 bd00", 20),  # a return inside an IT block falls through
         ("4b01 449d 4770 46c0 fe00 ffff", 512),  # ldr r3, =-512; add sp, r3
         ("b580 af00 46bd bd80", 8),  # frame pointer
+        ("b500 f040 e001 b084 b004 " + LOOP_END + " bd00", 20),  # a low-overhead loop
+        ("b510 f000 f801 bf00 b084 b004 bd10", 24),  # bl as a jump inside the function, as GCC does on v6-M
     ],
 )
 def test_deepest_path_counts(code: str, expected: int) -> None:
@@ -57,12 +63,64 @@ def test_tail_call_counts_after_the_frame_is_gone() -> None:
         ({"f": "46a5 4770"}, "sets SP to an unknown value"),
         ({"f": "ebad 0d00 4770"}, "sets SP to an unknown value"),
         ({"f": "449d 4770"}, "adds an unknown value"),
-        ({"f": "f000 f800 4770", "g": "b500"}, "is not the start of a function"),
+        ({"f": "ed2d 1f04 4770"}, "sets SP to an unknown value"),  # vstrw.32 q0, [sp, #-16]!
+        ({"f": "f000 f802 4770", "g": "b500 bd00"}, "is not the start of a function"),
     ],
 )
 def test_what_cannot_be_bounded_is_an_error(functions: dict[str, str], said: str) -> None:
     with pytest.raises(UnboundedStack, match=said):
         stack_bound(image(**functions), "f")
+
+
+def riscv_image(**functions: str) -> Elf:
+    """The same of RISC-V instructions, each in hex as a number of 2 or 4 bytes."""
+    built = image()
+    content, symbols, address = b"", [], 0x100
+    for name, text in functions.items():
+        code = b"".join(int(word, 16).to_bytes(len(word) // 2, "little") for word in text.split())
+        symbols.append(Symbol(name, address, len(code), True))
+        content, address = content + code, address + len(code)
+    code_range = (CodeRange(0x100, content),)
+    by_name = {symbol.name: symbol for symbol in symbols}
+    return replace(built, symbols=by_name, functions=tuple(symbols), code=code_range, is_riscv=True)
+
+
+@pytest.mark.parametrize(
+    ("functions", "expected"),
+    [
+        ({"f": "8082"}, 0),  # ret
+        ({"f": "1141 0141 8082"}, 16),  # c.addi sp, -16; 16; ret
+        ({"f": "7139 6121 8082"}, 64),  # c.addi16sp
+        ({"f": "f8010113 08010113 8082"}, 128),  # addi sp, sp, -128
+        ({"f": "c119 1141 0141 8082"}, 16),  # c.beqz a0, .+6
+        ({"f": "1141 2019 0141 8082", "g": "7139 6121 8082"}, 80),  # c.jal .+6
+        ({"f": "1141 008000ef 0141 8082", "g": "7139 6121 8082"}, 80),  # jal ra, .+8
+    ],
+)
+def test_riscv_paths_and_calls_count(functions: dict[str, str], expected: int) -> None:
+    assert stack_bound(riscv_image(**functions), "f") == expected
+
+
+def test_riscv_far_call_is_followed() -> None:
+    # f: c.addi sp, -16; auipc ra, 0; jalr ra, 12(ra); c.addi sp, 16; ret    g: 64 bytes
+    elf = riscv_image(f="1141 00000097 00c080e7 0141 8082", g="7139 6121 8082")
+    assert stack_bound(elf, "f") == 80
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("1141 3ffd 0141 8082", "calls itself"),  # c.jal .-2... to the start of f
+        ("9502 8082", "jumps through a pointer"),  # c.jalr a0
+        ("8502", "jumps through a pointer"),  # c.jr a0
+        ("1141 bffd", "pushes in a loop"),
+        ("40a10133 8082", "sets SP to an unknown value"),  # sub sp, sp, a0
+        ("812a 8082", "sets SP to an unknown value"),  # c.mv sp, a0
+    ],
+)
+def test_riscv_code_that_cannot_be_bounded_is_an_error(code: str, said: str) -> None:
+    with pytest.raises(UnboundedStack, match=said):
+        stack_bound(riscv_image(f=code), "f")
 
 
 @pytest.mark.parametrize("name", BOARDS)

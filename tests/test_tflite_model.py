@@ -3,6 +3,7 @@
 import struct
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,9 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeqrl.errors import DataError, EdgeQRLError
-from edgeqrl.network.read_tflite import parse_tflite, read_tflite, replace_buffers, unique_names
-from edgeqrl.network.tflite_model import shown, tensors_sharing
-from tests.tflite_writer import TFLiteWriter, random_dense_tflite, random_float_tflite
+from edgeqrl.network.read_tflite import parse_tflite, read_tflite, replace_buffers
+from edgeqrl.network.tflite_model import shown, tensors_sharing, with_unique_names
+from edgeqrl.network.tflite_schema import OPERATOR_OPTIONS
+from tests.tflite_writer import (
+    OPTIONS,
+    TFLiteWriter,
+    random_dense_tflite,
+    random_float_tflite,
+    single_operator,
+)
 
 DATA = Path(__file__).parent / "data"
 CONVERTED = (DATA / "a_cartpole.tflite").read_bytes()
@@ -39,6 +47,81 @@ def test_a_float_file_reads_with_its_values() -> None:
     weights = model.tensors[model.operators[0].inputs[1]]
     np.testing.assert_array_equal(weights.values(), expected)
     assert [op.name for op in model.operators] == ["FULLY_CONNECTED", "FULLY_CONNECTED", "TANH"]
+
+
+def test_the_options_of_all_operators_are_known() -> None:
+    for name, (tag, fields) in OPERATOR_OPTIONS.items():
+        if name not in OPTIONS:  # of the writer
+            continue
+        expected = {
+            "fused_activation_function" if k == "fused_activation" else k: v
+            for k, v in OPTIONS[name][1].items()
+        }
+        assert tag == OPTIONS[name][0], name
+        assert {k: slot for k, (slot, _, _) in fields.items()} == {
+            k: slot for k, (slot, _) in expected.items()
+        }
+    without = {name for name, (_, fields) in OPTIONS.items() if fields} - OPERATOR_OPTIONS.keys()
+    assert not without
+
+
+@pytest.mark.parametrize(
+    ("name", "given_options", "expected"),
+    [
+        (
+            "CONV_2D",
+            {"padding": "VALID", "stride_w": 2, "stride_h": 3, "fused_activation": "RELU6"},
+            {"padding": "VALID", "stride_w": 2, "stride_h": 3, "fused_activation_function": "RELU6"}
+            | {"dilation_w_factor": 1, "dilation_h_factor": 1, "quantized_bias_type": "FLOAT32"},
+        ),
+        ("SOFTMAX", {"beta": 0.5}, {"beta": 0.5}),
+        ("RESHAPE", {"new_shape": [2, -1]}, {"new_shape": (2, -1)}),
+        ("RESHAPE", {}, {"new_shape": ()}),
+        ("CAST", {"out_data_type": "INT16"}, {"in_data_type": "FLOAT32", "out_data_type": "INT16"}),
+        ("MEAN", {"keep_dims": True}, {"keep_dims": True}),
+        ("VAR_HANDLE", {"shared_name": "h"}, {"container": "", "shared_name": "h"}),
+        ("TRANSPOSE", {}, {}),
+    ],
+)
+def test_options_are_read_with_the_defaults_of_the_schema(
+    name: str, given_options: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    x = {"shape": (1, 4), "scale": 0.1, "zero_point": 0}
+    (op,) = parse_tflite(single_operator(name, [x], [x], **given_options)).operators
+    assert dict(op.options) == expected
+    for key, value in op.options.items():
+        assert type(value) is type(expected[key])
+
+
+def test_options_of_another_operator_are_refused() -> None:
+    x = {"shape": (1, 4), "scale": 0.1, "zero_point": 0}
+    tflite = bytearray(single_operator("SOFTMAX", [x], [x], beta=1.0))
+    tags = [i for i in range(len(tflite)) if tflite[i] == OPERATOR_OPTIONS["SOFTMAX"][0]]
+    changed = 0
+    for place in tags:
+        try:
+            parse_tflite(bytes(tflite[:place] + b"\x0a" + tflite[place + 1 :]))
+        except DataError as error:
+            changed += "has the options of another" in str(error)
+    assert changed == 1
+
+
+@pytest.mark.parametrize("dtype", ["INT8", "UINT8", "INT16", "INT32", "INT64", "BOOL", "FLOAT32"])
+def test_constants_of_every_type_are_read(dtype: str) -> None:
+    writer = TFLiteWriter()
+    values = np.array([[0, 1, 1], [1, 0, 1]]).astype(dtype.lower())
+    index = writer.tensor("c", (2, 3), dtype, data=values)
+    read = parse_tflite(writer.finish([], [index])).tensors[index].values()
+    assert read.dtype == values.dtype
+    np.testing.assert_array_equal(read, values)
+
+
+def test_int4_constants_are_unpacked() -> None:
+    writer = TFLiteWriter()
+    values = np.array([[-8, 7, -1], [0, 3, -5], [1, 2, 4]], np.int8)
+    index = writer.tensor("c", (3, 3), "INT4", data=values)
+    read = parse_tflite(writer.finish([], [index])).tensors[index].values()
+    np.testing.assert_array_equal(read, values)
 
 
 def test_span_says_where_the_values_lie_in_the_file() -> None:
@@ -132,7 +215,8 @@ def test_names_are_made_unique_and_shown_without_control_characters() -> None:
     writer = TFLiteWriter()
     for name in ("x", "x", "", "x#1", "a\nb\x1b[31m"):
         writer.tensor(name, (1, 2), scale=0.1, zero_point=0)
-    names = unique_names(parse_tflite(writer.finish([0], [1])))
+    model = with_unique_names(parse_tflite(writer.finish([0], [1])))
+    names = tuple(tensor.name for tensor in model.tensors)
     assert len(set(names)) == 5
     assert names[4] == "a?b?[31m"
     assert names[0] == "x"

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from firmware_export import riscv, thumb
 from firmware_export.elf import read_elf
-from firmware_export.thumb import Flow, Instruction, decode, flow, it_block_length, stack_change
-from tests.firmware import BOARDS, firmware, require_tool
+from firmware_export.thumb import Flow, Instruction, flow, it_block_length, stack_change
+from tests.firmware import ALL_BOARDS, board, firmware, gcc_of, require_tool
 
 
 def instruction(text: str) -> Instruction:
@@ -37,6 +38,13 @@ def instruction(text: str) -> Instruction:
         ("f3bf8f4f", Flow("next")),  # dsb
         ("f3808808", Flow("next")),  # msr msp, r0
         ("f7f0a000", Flow("stop")),  # udf.w
+        ("f00fc007", Flow("branch", 0xFF8, True)),  # le lr, .-8
+        ("f01fc009", Flow("branch", 0xFF4, True)),  # letp lr, .-12
+        ("f041c003", Flow("branch", 0x1008, True)),  # wls lr, r1, .+8
+        ("f002e001", Flow("next")),  # dlstp.8 lr, r2
+        ("f000e801", Flow("next")),  # vctp.8 r0
+        ("4774", Flow("return")),  # bxns lr
+        ("4784", Flow("indirect_call")),  # blxns r0
     ],
 )
 def test_flow(text: str, expected: Flow) -> None:
@@ -66,6 +74,9 @@ def test_flow(text: str, expected: Flow) -> None:
         ("46bd", "restore"),  # mov sp, r7
         ("ebad0d00", None),  # sub.w sp, sp, r0
         ("ac01", 0),  # add r4, sp, #4
+        ("ecb01e10", 0),  # vldrb.u8 q0, [r0], #16
+        ("ed2d1f04", None),  # vstrw.32 q0, [sp, #-16]!
+        ("ed8d1f04", 0),  # vstrw.32 q0, [sp, #16]
         ("bf08", 0),
     ],
 )
@@ -81,28 +92,34 @@ def test_it_block_length(text: str, length: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("compiler", ["zig", "arm-none-eabi-gcc"])
-@pytest.mark.parametrize("board", BOARDS)
-def test_decoding_agrees_with_objdump(board: str, compiler: str, tmp_path: Path) -> None:
-    objdump = require_tool("arm-none-eabi-objdump")
-    (tmp_path / "f.elf").write_bytes(firmware(board, compiler).elf)
-    text = subprocess.run(
-        [objdump, "-d", tmp_path / "f.elf"], capture_output=True, text=True, check=True
-    ).stdout
-    pattern = r"^ *([0-9a-f]+):\t([0-9a-f]{4}(?: [0-9a-f]{4})?) *\t(\S+)\t?([^<\n]*)"
+@pytest.mark.parametrize("name", ALL_BOARDS)
+def test_decoding_agrees_with_objdump(name: str, tmp_path: Path) -> None:
+    for compiler in ("zig", gcc_of(name)):
+        require_same_decoding(name, compiler, tmp_path / f"{compiler}.elf")
+
+
+def require_same_decoding(name: str, compiler: str, path: Path) -> None:
+    """Compare sizes, branches and their targets of all instructions of an image with objdump's."""
+    is_riscv = board(name).port == "riscv32"
+    isa = riscv if is_riscv else thumb
+    objdump = require_tool(gcc_of(name).removesuffix("gcc") + "objdump")
+    machine = ["-m", "armv8.1-m.main"] if board(name).core == "cortex-m55" else []
+    path.write_bytes(firmware(name, compiler).elf)
+    options = ["-M", "no-aliases"] if is_riscv else []
+    command = [objdump, "-d", *machine, *options, str(path)]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    pattern = r"^ *([0-9a-f]+):\t([0-9a-f]{4}(?: ?[0-9a-f]{4})?) *\t(\S+)\t?([^<\n]*)"
     listed = {int(m[1], 16): m for m in re.finditer(pattern, text, re.MULTILINE) if not m[3].startswith(".")}
-    ours = {
-        i.address: i
-        for code in read_elf(firmware(board, compiler).elf).code
-        for i in decode(code.content, code.start)
-    }
+    code = read_elf(firmware(name, compiler).elf).code
+    ours = [i for part in code for i in isa.decode(part.content, part.start) if i.word]
     assert len(ours) > 400
-    for address, found in ours.items():
-        line = listed[address]
+    arm_branch = r"b(l|eq|ne|cs|cc|mi|pl|vs|vc|hi|ls|ge|lt|gt|le)?|cbn?z|le|letp|wls|wlstp\.\d+"
+    branch = re.compile(r"(c\.)?(jal|j|b[a-z]+)" if is_riscv else arm_branch)
+    for found in ours:
+        line = listed[found.address]
         assert found.size == len(line[2].replace(" ", "")) // 2
-        name = line[3].removesuffix(".n").removesuffix(".w")
-        step = flow(found)
-        is_branch = re.fullmatch(r"b(l|eq|ne|cs|cc|mi|pl|vs|vc|hi|ls|ge|lt|gt|le)?|cbn?z", name)
-        assert (step.kind in ("branch", "call")) == bool(is_branch), line[0]
+        step = isa.flow(found, None)
+        is_branch = bool(branch.fullmatch(line[3].removesuffix(".n").removesuffix(".w")))
+        assert (step.kind in ("branch", "call")) == is_branch, line[0]
         if is_branch:
-            assert step.target == int(line[4].split()[-1], 16), line[0]
+            assert step.target == int(re.split(r"[\s,]+", line[4].strip())[-1], 16), line[0]

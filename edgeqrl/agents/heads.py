@@ -34,7 +34,9 @@ class DiscreteHead:
             outputs = np.where(blocked, -np.inf, outputs)
         return np.asarray(np.argmax(outputs, axis=1) + self.start, np.int64)
 
-    def edge(self, scale: float, zero_point: int, *, is_masked: bool = False) -> ActionEdge:
+    def edge(
+        self, scale: float, zero_point: int, *, is_masked: bool = False, dtype: str = "int8"
+    ) -> ActionEdge:
         """Return the integer form; argmax needs neither scale nor zero point."""
         return ArgmaxEdge(self.num_actions, self.start, is_masked)
 
@@ -64,8 +66,10 @@ class BoxHead:
         clipped = np.clip(outputs * gain + offset, low, high)
         return np.asarray(clipped, np.float32).reshape(len(outputs), *self.shape)
 
-    def edge(self, scale: float, zero_point: int, *, is_masked: bool = False) -> ActionEdge:
-        """Return the integer form for int8 outputs of this scale and zero point."""
+    def edge(
+        self, scale: float, zero_point: int, *, is_masked: bool = False, dtype: str = "int8"
+    ) -> ActionEdge:
+        """Return the integer form for int8 or int16 outputs of this scale and zero point."""
         return make_affine_edge(
             scale=scale,
             zero_point=zero_point,
@@ -73,6 +77,7 @@ class BoxHead:
             offset=np.array(self.offset).reshape(self.shape),
             low=np.array(self.low, np.float32).reshape(self.shape),
             high=np.array(self.high, np.float32).reshape(self.shape),
+            dtype=dtype,
         )
 
 

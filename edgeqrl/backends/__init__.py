@@ -11,9 +11,19 @@ if TYPE_CHECKING:
     from edgeqrl.interfaces import Network
     from edgeqrl.network.integer_policy import IntegerPolicy
 
+# core -> the board that stands for it when only the core is named
+EMULATED_CORES = {
+    "cortex-m0": "mps2-an382",
+    "cortex-m0plus": "rpi-pico",
+    "cortex-m3": "mps2-an385",
+    "cortex-m4": "mps2-an386",
+    "cortex-m7": "mps2-an500",
+    "cortex-m33": "mps2-an505",
+    "cortex-m55": "mps3-an547",
+    "rv32imac": "riscv-virt",
+}
 NETWORK_BACKENDS = {
-    "cortex-m0plus": "edgeqrl.backends.emulated:open_network_m0plus",
-    "cortex-m4": "edgeqrl.backends.emulated:open_network_m4",
+    **dict.fromkeys(EMULATED_CORES, "edgeqrl.backends.emulated:open_network"),
     "host-c": "edgeqrl.backends.host_c:open_network",
     "litert": "edgeqrl.backends.litert:open_network",
     "litert-ref": "edgeqrl.backends.litert:open_reference_network",
@@ -26,7 +36,8 @@ NETWORK_BACKENDS = {
 def open_network(name: str, tflite: bytes) -> "Network":
     """Open an int8 `.tflite` on the named backend; close it with `close()` where it has one."""
     module, _, function = NETWORK_BACKENDS[require_name("backend", name, NETWORK_BACKENDS)].partition(":")
-    network: Network = getattr(import_module(module), function)(tflite)
+    core = (name,) if name in EMULATED_CORES else ()
+    network: Network = getattr(import_module(module), function)(tflite, *core)
     return network
 
 
@@ -40,7 +51,7 @@ def open_policy(name: str, policy: "IntegerPolicy", tflite: bytes) -> AbstractCo
         from edgeqrl.backends.host_c import HostCPolicy
 
         return HostCPolicy(policy)
-    if name.startswith("cortex-"):
+    if name in EMULATED_CORES:
         from edgeqrl.backends import emulated
 
         return emulated.open_policy(policy, name)

@@ -1,4 +1,4 @@
-"""The policy inside a board's own ELF, on an emulated core: cortex-m0plus and cortex-m4."""
+"""The policy inside a board's own ELF, on an emulated core."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
@@ -6,15 +6,17 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeqrl.backends import EMULATED_CORES
 from edgeqrl.backends.host_c import policy_of_network
+from edgeqrl.backends.rows import RowLayout
 from edgeqrl.data import data_folder
 from edgeqrl.errors import DeviceError, require_name
 from edgeqrl.interfaces import State
 from edgeqrl.network.edges import ArgmaxEdge
-from edgeqrl.network.integer_policy import IntegerPolicy, num_outputs
+from edgeqrl.network.integer_policy import IntegerPolicy
 from edgeqrl.network.ir import IntegerNetwork
 from edgeqrl.network.read_tflite import read_tflite
-from edgeqrl.network.reference import require_inputs
+from edgeqrl.network.reference import random_inputs, require_inputs
 from firmware_export.board import Board, load_board
 from firmware_export.build import Firmware, compile_firmware
 from firmware_export.elf import read_elf
@@ -24,18 +26,19 @@ from firmware_export.fit import estimate_us, timing_model
 from firmware_export.stack import stack_bound
 from firmware_export.toolchain import Compiler, find_compiler
 
-# The board on which a bare network runs when only its core is named.
-_BOARD_OF_CORE = {"cortex-m0plus": "rpi-pico", "cortex-m4": "mps2-an386"}
+_ALIGNMENT = 4  # of inputs and outputs in the board's RAM
 
 
 class EmulatedPolicy:
     """The Policy of a firmware ELF on its board's emulated core. Close it, or use it as a context manager."""
 
-    def __init__(self, firmware: Firmware, policy: IntegerPolicy, board: Board) -> None:
-        """Load the ELF of `firmware`, which was built from `policy` for `board`."""
+    def __init__(
+        self, firmware: Firmware, policy: IntegerPolicy, board: Board, *, engine: str | None = None
+    ) -> None:
+        """Load the ELF of `firmware`, built from `policy` for `board`; `engine` as for EmulatedFirmware."""
         self.name = board.core
         self.policy = policy
-        self.emulated = EmulatedFirmware(firmware.elf, policy.name, board)
+        self.emulated = EmulatedFirmware(firmware.elf, policy.name, board, engine=engine)
         used = 4 * policy.observation.size + self._num_mask_bytes
         if not used <= self.emulated.observation_bytes < used + 4:
             self.close()
@@ -111,22 +114,36 @@ class EmulatedNetwork:
     """The Network of a `.tflite` built for a board and run on its emulated core: integers in and out."""
 
     def __init__(self, network: IntegerNetwork, board: Board, *, compiler: Compiler | None = None) -> None:
-        """Export and build `network`, which has one input and one output."""
+        """Export and build `network`."""
         self.name = board.core
         self.network = network
-        self._policy = policy_of_network(network)
         self.board = board
-        self.firmware = compile_firmware(export_sources(self._policy, b""), board, compiler=compiler)
+        self.firmware = compile_firmware(
+            export_sources(policy_of_network(network), b""), board, compiler=compiler
+        )
+        self._inputs = RowLayout([network.tensors[name] for name in network.inputs], alignment=_ALIGNMENT)
+        self._outputs = RowLayout([network.tensors[name] for name in network.outputs], alignment=_ALIGNMENT)
         self.emulated = EmulatedFirmware(self.firmware.elf, self.firmware.name, board)
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Return the output [N, *shape] for the input [N, *shape], by tensor name."""
-        values = require_inputs(self.network, inputs)[self.network.inputs[0]]
-        outputs, status = self.emulated.infer(values, num_outputs(self._policy.action))
+        """Return every output [N, *shape] for inputs [N, *shape], by tensor name."""
+        rows = self._inputs.pack(require_inputs(self.network, inputs))
+        outputs, status = self.emulated.infer(rows, **self._places())
         if np.any(status < 0):
             raise DeviceError(f"The network returned status {status.min()} on the emulated {self.name}.")
-        (output,) = self.network.outputs
-        return {output: outputs.reshape(len(values), *self.network.tensors[output].shape)}
+        return self._outputs.unpack(outputs)
+
+    def profile(self, inputs: Mapping[str, NDArray[Any]]) -> Profile:
+        """Count one inference, for inputs [1, *shape] by tensor name."""
+        row = self._inputs.pack(require_inputs(self.network, inputs))[0]
+        return self.emulated.profile_infer(row, **self._places())
+
+    def _places(self) -> dict[str, Any]:
+        return {
+            "input_offsets": self._inputs.offsets,
+            "output_offsets": self._outputs.offsets,
+            "output_bytes": self._outputs.num_bytes,
+        }
 
     def close(self) -> None:
         """End the emulator."""
@@ -141,19 +158,14 @@ class EmulatedNetwork:
 
 def open_policy(policy: IntegerPolicy, core: str) -> EmulatedPolicy:
     """Export and build `policy` for the board that stands for `core`, and emulate it."""
-    board = load_board(_BOARD_OF_CORE[core], data_folder("boards"))
+    board = load_board(EMULATED_CORES[core], data_folder("boards"))
     firmware = compile_firmware(export_sources(policy, b""), board)
     return EmulatedPolicy(firmware, policy, board)
 
 
-def open_network_m0plus(tflite: bytes) -> EmulatedNetwork:
-    """Build the network of a fully-integer `.tflite` for a Cortex-M0+ and emulate it."""
-    return _open_network(read_tflite(tflite), "cortex-m0plus")
-
-
-def open_network_m4(tflite: bytes) -> EmulatedNetwork:
-    """Build the network of a fully-integer `.tflite` for a Cortex-M4 and emulate it."""
-    return _open_network(read_tflite(tflite), "cortex-m4")
+def open_network(tflite: bytes, core: str) -> EmulatedNetwork:
+    """Build the network of a fully-integer `.tflite` for the board that stands for `core` and emulate it."""
+    return _open_network(read_tflite(tflite), core)
 
 
 def bench_network(tflite: bytes, core: str, *, compiler: str | None = None) -> dict[str, Any]:
@@ -164,9 +176,7 @@ def bench_network(tflite: bytes, core: str, *, compiler: str | None = None) -> d
     """
     network = read_tflite(tflite)
     with _open_network(network, core, compiler) as device:
-        (name,) = network.inputs
-        values = np.random.default_rng(0).integers(-128, 128, network.tensors[name].size).astype(np.int8)
-        profile = device.emulated.profile_infer(values)
+        profile = device.profile(random_inputs(network, np.random.default_rng(0), 1))
         firmware, board = device.firmware, device.board
     return {
         "core": core,
@@ -185,5 +195,5 @@ def bench_network(tflite: bytes, core: str, *, compiler: str | None = None) -> d
 
 
 def _open_network(network: IntegerNetwork, core: str, compiler: str | None = None) -> EmulatedNetwork:
-    board = load_board(_BOARD_OF_CORE[require_name("core", core, _BOARD_OF_CORE)], data_folder("boards"))
-    return EmulatedNetwork(network, board, compiler=find_compiler(compiler))
+    board = load_board(EMULATED_CORES[require_name("core", core, EMULATED_CORES)], data_folder("boards"))
+    return EmulatedNetwork(network, board, compiler=find_compiler(compiler, core=core))

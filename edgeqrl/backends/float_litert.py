@@ -10,8 +10,7 @@ from edgeqrl.agents.heads import Head
 from edgeqrl.backends.runtime_network import Interpreter
 from edgeqrl.errors import DataError, MissingToolError
 from edgeqrl.interfaces import State
-from edgeqrl.network.read_tflite import parse_tflite, unique_names
-from edgeqrl.network.tflite_model import TFLiteModel, shown
+from edgeqrl.network.tflite_model import TFLiteModel, parse_tflite, shown, with_unique_names
 
 
 class FloatNetwork:
@@ -19,11 +18,10 @@ class FloatNetwork:
 
     def __init__(self, tflite: bytes) -> None:
         """Load the file after our own parser has read it; raises DataError, MissingToolError."""
-        model = parse_tflite(tflite)
-        names = unique_names(model)
+        model = with_unique_names(parse_tflite(tflite))
         _require_float(model)
-        self.inputs = {names[i]: model.tensors[i].shape[1:] for i in model.inputs}
-        self.outputs = {names[i]: model.tensors[i].shape[1:] for i in model.outputs}
+        self.inputs = {model.tensors[i].name: model.tensors[i].shape[1:] for i in model.inputs}
+        self.outputs = {model.tensors[i].name: model.tensors[i].shape[1:] for i in model.outputs}
         self.name, self._interpreter = _open(tflite, len(self.outputs))
 
     def __enter__(self) -> Self:

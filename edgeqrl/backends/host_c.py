@@ -10,10 +10,11 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeqrl.backends.rows import RowLayout
 from edgeqrl.errors import MissingToolError, UnsupportedOperatorError
 from edgeqrl.interfaces import State
 from edgeqrl.network.edges import ArgmaxEdge, ObservationEdge
-from edgeqrl.network.integer_policy import IntegerPolicy, num_outputs
+from edgeqrl.network.integer_policy import IntegerPolicy
 from edgeqrl.network.ir import IntegerNetwork
 from edgeqrl.network.read_tflite import read_tflite
 from edgeqrl.network.reference import require_inputs
@@ -21,8 +22,10 @@ from firmware_export.emit import c_sources, export_sources
 from firmware_export.emit.host_batch import host_batch_source
 from firmware_export.toolchain import HostCompiler, host_compiler, run_compiler
 
-_FLAGS = ("-std=c99", "-O3", "-fPIC", "-shared", "-ffp-contract=off")
+_FLAGS = ("-std=c99", "-O3", "-fPIC", "-ffp-contract=off")
 _LIBRARY = "policy.lib"
+_RUNTIME_HEADERS = ("eqrl.h", "eqrl_internal.h", "eqrl_kernels.h")
+_runtime_objects: dict[tuple[tuple[str, ...], str, bytes], bytes] = {}
 
 
 class HostC:
@@ -32,6 +35,9 @@ class HostC:
         """Export, compile and load; raises MissingToolError without a working C compiler."""
         self.policy = policy
         self._library = _load(policy)
+        network = policy.network
+        self._inputs = RowLayout([network.tensors[name] for name in network.inputs])
+        self._outputs = RowLayout([network.tensors[name] for name in network.outputs])
         self._lock = threading.Lock()  # calls release the interpreter's lock, and share the state
         pointer, size = ctypes.c_void_p, ctypes.c_size_t
         self._state = ctypes.create_string_buffer(self._function("batch_state_bytes", result=size)())
@@ -73,16 +79,14 @@ class HostC:
         assert status == 0, f"{self.policy.name}_step returned {status}"
         return (actions.astype(np.int64) if is_discrete else actions), flags
 
-    def infer(self, inputs: NDArray[np.int8]) -> NDArray[np.int8]:
-        """Return network outputs int8 [N, num_outputs] for inputs int8 [N, *shape]."""
-        rows = np.ascontiguousarray(inputs)
-        if rows.dtype != np.int8 or rows[:1].size not in (0, self.policy.observation.size):
-            raise ValueError(f"inputs must be int8 [N, {self.policy.observation.size}], got {rows.shape}")
-        outputs = np.empty((len(rows), num_outputs(self.policy.action)), np.int8)
+    def infer(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Return all network outputs [N, *shape] for all its inputs [N, *shape]."""
+        rows = self._inputs.pack(require_inputs(self.policy.network, inputs))
+        outputs = np.empty((len(rows), self._outputs.num_bytes), np.uint8)
         with self._lock:
             status = self._infer(self._state, rows.ctypes.data, outputs.ctypes.data, len(rows))
         assert status == 0, f"{self.policy.name}_infer returned {status}"
-        return outputs
+        return self._outputs.unpack(outputs)
 
     def _function(self, name: str, *arguments: Any, result: Any = ctypes.c_int) -> Any:
         function = self._library[f"{self.policy.name}_{name}"]
@@ -128,16 +132,13 @@ class HostCNetwork:
     name = "host-c"
 
     def __init__(self, network: IntegerNetwork) -> None:
-        """Compile `network`, which has one input and one output."""
+        """Compile `network`."""
         self.network = network
         self.host = HostC(policy_of_network(network))
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Return the output [N, *shape] for the input [N, *shape], by tensor name."""
-        values = require_inputs(self.network, inputs)[self.network.inputs[0]]
-        (output,) = self.network.outputs
-        shape = (len(values), *self.network.tensors[output].shape)
-        return {output: self.host.infer(values).reshape(shape)}
+        """Return every output [N, *shape] for inputs [N, *shape], by tensor name."""
+        return self.host.infer(inputs)
 
     def close(self) -> None:
         """Do nothing, as HostCPolicy."""
@@ -150,14 +151,14 @@ def open_network(tflite: bytes) -> HostCNetwork:
 
 def policy_of_network(network: IntegerNetwork, name: str = "network") -> IntegerPolicy:
     """Wrap a bare network in edges that only exist to be exported, for backends that run whole policies."""
-    if len(network.inputs) != 1 or len(network.outputs) != 1:
+    written = {*network.inputs, *(layer.output for layer in network.layers)}
+    if not network.inputs or not written.issuperset(network.outputs):
         raise UnsupportedOperatorError(
-            f"The network has {len(network.inputs)} inputs and {len(network.outputs)} outputs; export takes "
-            "one of each. Split it."
+            "The network has an output that no input reaches, so there is nothing to export."
         )
     source, target = network.tensors[network.inputs[0]], network.tensors[network.outputs[0]]
     try:
-        observation = ObservationEdge(source.shape, source.scale, source.zero_point)
+        observation = ObservationEdge(source.shape, source.scale, source.zero_point, source.dtype)
         action = ArgmaxEdge(target.size)
     except ValueError as error:
         raise UnsupportedOperatorError(f"The network cannot be exported: {error}.") from None
@@ -167,17 +168,34 @@ def policy_of_network(network: IntegerNetwork, name: str = "network") -> Integer
 def _load(policy: IntegerPolicy) -> ctypes.CDLL:
     sources = export_sources(policy, b"")
     sources["host_batch.c"] = host_batch_source(policy)
+    compiler = host_compiler()
     with tempfile.TemporaryDirectory(prefix="edgeqrl-") as name:
         folder = Path(name)
         for path, content in sources.items():
             if "/" not in path:
                 (folder / path).write_bytes(content)
-        _compile(host_compiler(), c_sources(sources), folder)
+        headers = b"".join(sources[path] for path in sorted(sources) if path in _RUNTIME_HEADERS)
+        files = []
+        for path in c_sources(sources):
+            if path.startswith("eqrl_"):
+                _add_runtime_object(compiler, path, headers + sources[path], folder)
+                path = f"{path}.o"
+            files.append(path)
+        _compile(compiler, [*files, "-shared", "-o", _LIBRARY], folder)
         return ctypes.CDLL(str(folder / _LIBRARY))  # stays mapped when the file goes
 
 
-def _compile(compiler: HostCompiler, files: list[str], folder: Path) -> None:
-    result = run_compiler([*compiler.argv, *_FLAGS, *files, "-o", _LIBRARY], folder)
+def _add_runtime_object(compiler: HostCompiler, path: str, content: bytes, folder: Path) -> None:
+    """Put the object of one runtime file into `folder`; all policies of a process share its compilation."""
+    key = (compiler.argv, path, content)
+    if key not in _runtime_objects:
+        _compile(compiler, ["-c", path, "-o", f"{path}.o"], folder)
+        _runtime_objects[key] = (folder / f"{path}.o").read_bytes()
+    (folder / f"{path}.o").write_bytes(_runtime_objects[key])
+
+
+def _compile(compiler: HostCompiler, arguments: list[str], folder: Path) -> None:
+    result = run_compiler([*compiler.argv, *_FLAGS, *arguments], folder)
     if result.returncode != 0:
         lines = result.stderr.strip().splitlines() or ["no message"]
         raise MissingToolError(

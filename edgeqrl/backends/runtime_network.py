@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from edgeqrl.backends.worker import Worker
 from edgeqrl.network.ir import IntegerNetwork
-from edgeqrl.network.read_tflite import read_tflite
+from edgeqrl.network.read_tflite import read_with_edges
 from edgeqrl.network.reference import require_inputs
 
 
@@ -48,9 +48,11 @@ class RuntimeNetwork:
         is_reference   take the reference kernels, where the runtime has a choice
         """
         self.name = name
-        self.network: IntegerNetwork = read_tflite(tflite)
+        read = read_with_edges(tflite)
+        self.network: IntegerNetwork = read.network
+        self._inputs, self._outputs = read.inputs, read.outputs
         self._interpreter = Interpreter(
-            runtime, tflite, is_reference=is_reference, num_outputs=len(self.network.outputs)
+            runtime, tflite, is_reference=is_reference, num_outputs=len(self._outputs)
         )
 
     def __enter__(self) -> Self:
@@ -60,15 +62,21 @@ class RuntimeNetwork:
         self.close()
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Return every network output [N, *shape], int8, for int8 inputs [N, *shape]."""
-        arrays = list(require_inputs(self.network, inputs).values())
-        names = self.network.outputs
-        count = len(arrays[0])
-        shapes = [(count, *self.network.tensors[name].shape) for name in names]
+        """Return every network output [N, *shape] for inputs [N, *shape], both integers.
+
+        A file with float32 or uint8 at its edges gets what it converts to exactly these inputs.
+        """
+        tensors = {name: self.network.tensors[name] for name in self.network.outputs}
+        arrays = require_inputs(self.network, inputs)
+        count = len(next(iter(arrays.values())))
         if count == 0:
-            return {name: np.zeros(shape, np.int8) for name, shape in zip(names, shapes, strict=True)}
-        outputs = self._interpreter.run(arrays)
-        return {n: o.reshape(s) for n, o, s in zip(names, outputs, shapes, strict=True)}
+            return {name: np.zeros((0, *tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
+        outputs = self._interpreter.run([edge.to_file(arrays[edge.tensor]) for edge in self._inputs])
+        results = {}
+        for edge, values in zip(self._outputs, outputs, strict=True):
+            tensor = tensors[edge.tensor]
+            results[edge.tensor] = edge.from_file(values, tensor.dtype).reshape(count, *tensor.shape)
+        return results
 
     def close(self) -> None:
         """End the runtime's process."""

@@ -15,11 +15,37 @@ from edgeqrl.errors import MissingToolError
 
 _TFLM_ARENA_BYTES = 2**20  # beside what the model's own size asks for
 
-Row = list[NDArray[Any]]  # one tensor [1, *shape] an input or output
+Row = list[NDArray[Any]]  # one sample: a tensor an input or output
 
 
-class _Interpreter(Protocol):
-    def run_row(self, inputs: Row) -> Row: ...
+class RowInterpreter(Protocol):
+    """A loaded network; inputs [1, *shape] or [*shape] of the file, outputs as the file has them."""
+
+    def run_row(self, inputs: Row) -> Row:
+        """Run one sample."""
+
+
+def open_interpreter(runtime: str, model: bytes, *, is_reference: bool, num_outputs: int) -> RowInterpreter:
+    """Load a network; raises MissingToolError where the runtime is not installed."""
+    module = import_runtime(runtime)
+    if runtime == "tflm":
+        return _MicroInterpreter(module, model, num_outputs)
+    return _LiteInterpreter(module, model, is_reference)
+
+
+def import_runtime(runtime: str) -> Any:
+    """Import the library of litert, tflite-runtime or tflm; raises MissingToolError where there is none."""
+    return _IMPORTS[runtime]()
+
+
+def run_rows(interpreter: RowInterpreter, inputs: list[NDArray[Any]]) -> list[NDArray[Any]]:
+    """Run each of the samples [N, *shape], one at a time, so that no answer depends on the batch.
+
+    Outputs are [N, *shape]; a first axis of 1 that the file gives them is the samples'.
+    """
+    rows = [interpreter.run_row([values[i : i + 1] for values in inputs]) for i in range(len(inputs[0]))]
+    columns = zip(*rows, strict=True)
+    return [np.concatenate(c) if c[0].shape[:1] == (1,) else np.stack(c) for c in columns]
 
 
 class _LiteInterpreter:
@@ -31,12 +57,13 @@ class _LiteInterpreter:
             model_content=model, num_threads=1, experimental_op_resolver_type=kind
         )
         self._interpreter.allocate_tensors()
-        self._inputs = [detail["index"] for detail in self._interpreter.get_input_details()]
+        details = self._interpreter.get_input_details()
+        self._inputs = [(detail["index"], detail["shape"]) for detail in details]
         self._outputs = [detail["index"] for detail in self._interpreter.get_output_details()]
 
     def run_row(self, inputs: Row) -> Row:
-        for index, values in zip(self._inputs, inputs, strict=True):
-            self._interpreter.set_tensor(index, values)
+        for (index, shape), values in zip(self._inputs, inputs, strict=True):
+            self._interpreter.set_tensor(index, values.reshape(shape))
         self._interpreter.invoke()
         return [self._interpreter.get_tensor(index) for index in self._outputs]
 
@@ -48,23 +75,26 @@ class _MicroInterpreter:
         arena = _TFLM_ARENA_BYTES + 4 * len(model)
         self._interpreter = module.Interpreter.from_bytes(model, arena_size=arena)
         self._num_outputs = num_outputs
+        self._shapes: list[NDArray[Any]] = []  # of the inputs, once one sample was seen
 
     def run_row(self, inputs: Row) -> Row:
-        for position, values in enumerate(inputs):
-            self._interpreter.set_input(values, position)
+        if not self._shapes:
+            self._shapes = [self._interpreter.get_input_details(i)["shape"] for i in range(len(inputs))]
+        for position, (values, shape) in enumerate(zip(inputs, self._shapes, strict=True)):
+            self._interpreter.set_input(values.reshape(shape), position)
         self._interpreter.invoke()
         return [np.array(self._interpreter.get_output(i)) for i in range(self._num_outputs)]
 
 
-def _open_litert(model: bytes, options: Options) -> _Interpreter:
+def _import_litert() -> Any:
     try:
         from ai_edge_litert import interpreter
     except ImportError as error:
         raise _missing("ai-edge-litert", "runtimes", error) from None
-    return _LiteInterpreter(interpreter, model, options["is_reference"])
+    return interpreter
 
 
-def _open_tflite_runtime(model: bytes, options: Options) -> _Interpreter:
+def _import_tflite_runtime() -> Any:
     try:
         from tflite_runtime import interpreter
     except ImportError as error:
@@ -74,21 +104,21 @@ def _open_tflite_runtime(model: bytes, options: Options) -> _Interpreter:
             f"tflite-runtime does not run with NumPy {np.__version__}; install one below 2 with: "
             "pip install 'numpy<2'."
         )
-    return _LiteInterpreter(interpreter, model, options["is_reference"])
+    return interpreter
 
 
-def _open_tflm(model: bytes, options: Options) -> _Interpreter:
+def _import_tflm() -> Any:
     try:
         from tflite_micro.python.tflite_micro import runtime
     except ImportError as error:
         raise _missing("tflite-micro", "runtimes", error) from None
-    return _MicroInterpreter(runtime, model, options["num_outputs"])
+    return runtime
 
 
-_OPENERS: dict[str, Callable[[bytes, Options], _Interpreter]] = {
-    "litert": _open_litert,
-    "tflite-runtime": _open_tflite_runtime,
-    "tflm": _open_tflm,
+_IMPORTS: dict[str, Callable[[], Any]] = {
+    "litert": _import_litert,
+    "tflite-runtime": _import_tflite_runtime,
+    "tflm": _import_tflm,
 }
 
 
@@ -96,20 +126,20 @@ class _Session:
     """The one interpreter of this process."""
 
     def __init__(self) -> None:
-        self._interpreter: _Interpreter | None = None
+        self._interpreter: RowInterpreter | None = None
 
     def open(self, options: Options, arrays: Arrays) -> tuple[Options, Arrays]:
-        self._interpreter = _OPENERS[options["runtime"]](arrays["model"].tobytes(), options)
+        self._interpreter = open_interpreter(
+            options["runtime"],
+            arrays["model"].tobytes(),
+            is_reference=options["is_reference"],
+            num_outputs=options["num_outputs"],
+        )
         return {}, {}
 
-    def run(self, options: Options, arrays: Arrays) -> tuple[Options, Arrays]:
-        """Run each of the samples, one at a time, so that no answer depends on the batch."""
+    def run(self, _: Options, arrays: Arrays) -> tuple[Options, Arrays]:
         assert self._interpreter is not None
-        inputs = list(arrays.values())
-        rows = [
-            self._interpreter.run_row([values[i : i + 1] for values in inputs]) for i in range(len(inputs[0]))
-        ]
-        outputs = [np.concatenate(column) for column in zip(*rows, strict=True)]
+        outputs = run_rows(self._interpreter, list(arrays.values()))
         return {}, {str(i): values for i, values in enumerate(outputs)}
 
 

@@ -2,15 +2,16 @@
 
 `runtime/eqrl_edges.c` is the twin of this file. Both say what the numbers mean:
 
-observation -> int8   x is a float32. q = clamp(zero_point + round(x / scale)), where 1 / scale is
+observation -> int8   (or int16) x is a float32. q = clamp(zero_point + round(x / scale)), where 1 / scale is
                       rounded once to 32 significant bits and halves round away from zero.
                       Denormals count as zero. NaN gives zero_point; infinities saturate; both flag.
-int8 -> action        argmax (the lowest index wins a tie), or fixed-point affine with a clip, then
+int8 -> action        (or int16) argmax (the lowest index wins a tie), or fixed-point affine with a clip, then
                       rounded once, to nearest even, to float32.
 """
 
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,12 +27,14 @@ class ObservationEdge:
     shape: tuple[int, ...]
     scale: float
     zero_point: int
+    dtype: str = "int8"  # or "int16"
 
     def __post_init__(self) -> None:
         if not 2.0**-100 < self.scale < 2.0**100:
             raise ValueError(f"observation scale is out of range: {self.scale}")
-        if not -128 <= self.zero_point <= 127:
-            raise ValueError(f"zero_point must fit int8, got {self.zero_point}")
+        lowest, highest = limits(self.dtype)
+        if not lowest <= self.zero_point <= highest:
+            raise ValueError(f"zero_point must fit {self.dtype}, got {self.zero_point}")
 
     @property
     def size(self) -> int:
@@ -80,13 +83,15 @@ class AffineEdge:
     high: tuple[int, ...]
     fraction_bits: tuple[int, ...]
     shape: tuple[int, ...]  # of the action
+    dtype: str = "int8"  # or "int16": of the output that is read
 
     def __post_init__(self) -> None:
         fields = (self.gain, self.offset, self.low, self.high, self.fraction_bits)
         if {len(field) for field in fields} != {int(np.prod(self.shape, dtype=np.int64))}:
             raise ValueError("one gain, offset, low, high and fraction_bits per action")
+        ends = limits(self.dtype)
         for gain, offset, low, high, bits in zip(*fields, strict=True):
-            if max(abs(gain * -128 + offset), abs(gain * 127 + offset)) >= 2**31:
+            if max(abs(gain * end + offset) for end in ends) >= 2**31:
                 raise ValueError("the affine action could overflow int32")
             if not (-(2**31) < low <= high < 2**31 and -60 <= bits <= 60):
                 raise ValueError("action bounds must fit int32, low <= high")
@@ -103,22 +108,30 @@ def make_affine_edge(
     offset: NDArray[np.float64],
     low: NDArray[np.float32],
     high: NDArray[np.float32],
+    dtype: str = "int8",
 ) -> AffineEdge:
     """Build the edge action = clip(gain * scale * (q - zero_point) + offset, low, high).
 
     All arrays have the action's shape; infinite bounds mean no clip. Each action gets the most
-    fraction bits that keep everything inside int32, so the error is below 2**-23 of its range.
+    fraction bits that keep everything inside int32, so the error is below 2**-23 of its range, and below
+    2**-16 for int16 outputs.
     """
     columns = zip(*(np.asarray(a, np.float64).ravel() for a in (gain, offset, low, high)), strict=True)
-    rows = [_affine_row(Fraction(scale), zero_point, *values) for values in columns]
+    rows = [_affine_row(Fraction(scale), zero_point, limits(dtype), *values) for values in columns]
     gains, offsets, lows, highs, bits = zip(*rows, strict=True)
-    return AffineEdge(gains, offsets, lows, highs, bits, np.asarray(low).shape)
+    return AffineEdge(gains, offsets, lows, highs, bits, np.asarray(low).shape, dtype)
+
+
+def limits(dtype: str) -> tuple[int, int]:
+    """Return the least and the greatest value of "int8" or "int16"."""
+    info = np.iinfo(dtype)
+    return int(info.min), int(info.max)
 
 
 def quantize_observations(
     edge: ObservationEdge, observations: NDArray[np.float32]
-) -> tuple[NDArray[np.int8], NDArray[np.uint8]]:
-    """Quantize observations [N, *shape] to int8 of that shape; also return status flags [N]."""
+) -> tuple[NDArray[Any], NDArray[np.uint8]]:
+    """Quantize observations [N, *shape] to the edge's dtype; also return status flags [N]."""
     values = np.ascontiguousarray(observations, np.float32)
     bits = values.view(np.uint32).astype(np.int64)
     exponent = (bits >> 23) & 0xFF
@@ -129,16 +142,16 @@ def quantize_observations(
     shift = np.where(exponent == 255, 12, np.clip(bias - exponent, 12, 33))
     magnitude = ((high >> (shift - 1)) + 1) >> 1  # to nearest, halves away from zero
     unclamped = np.where(bits >> 31 != 0, -magnitude, magnitude) + edge.zero_point
-    quantized = np.clip(unclamped, -128, 127)
+    quantized = np.clip(unclamped, *limits(edge.dtype))
     axes = tuple(range(1, values.ndim))
     flags = np.any(unclamped != quantized, axis=axes) * SATURATED
     flags = flags | np.any(exponent == 255, axis=axes) * NOT_FINITE
-    return quantized.astype(np.int8), flags.astype(np.uint8)
+    return quantized.astype(edge.dtype), flags.astype(np.uint8)
 
 
 def decode_actions(
     edge: ActionEdge,
-    outputs: NDArray[np.int8],
+    outputs: NDArray[Any],
     action_masks: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.int64] | NDArray[np.float32]:
     """Turn network outputs [N, n] into actions: int64 [N] or float32 [N, *action_shape].
@@ -147,10 +160,10 @@ def decode_actions(
     """
     flat = outputs.reshape(len(outputs), -1)
     if isinstance(edge, ArgmaxEdge):
-        wide = flat.astype(np.int16)
+        wide = flat.astype(np.int64)
         if action_masks is not None:
             blocked = ~action_masks & action_masks.any(axis=1, keepdims=True)
-            wide = np.where(blocked, np.int16(-129), wide)
+            wide = np.where(blocked, np.int64(-(2**31) - 1), wide)
         return np.asarray(np.argmax(wide, axis=1) + edge.start, np.int64)
     fixed = flat.astype(np.int64) * np.array(edge.gain) + np.array(edge.offset)
     fixed = np.clip(fixed, np.array(edge.low), np.array(edge.high))
@@ -159,10 +172,16 @@ def decode_actions(
 
 
 def _affine_row(
-    scale: Fraction, zero_point: int, gain: float, offset: float, low: float, high: float
+    scale: Fraction,
+    zero_point: int,
+    q_limits: tuple[int, int],
+    gain: float,
+    offset: float,
+    low: float,
+    high: float,
 ) -> tuple[int, int, int, int, int]:
     slope = Fraction(gain) * scale
-    ends = [slope * (q - zero_point) + Fraction(offset) for q in (-128, 127)]
+    ends = [slope * (q - zero_point) + Fraction(offset) for q in q_limits]
     bounds = [Fraction(b) for b in (low, high) if np.isfinite(b)]
     largest = max(abs(v) for v in (*ends, *bounds))
     bits = 60

@@ -3,6 +3,9 @@
 The wire format: a uoffset (uint32) points forward from where it stands. A table begins with an soffset
 (int32) back to its vtable, which holds uint16s: its own bytes, the table's bytes, then each field's
 place in the table or 0. A vector is a uint32 count and its elements. All little endian.
+
+Tables may be referred to many times, so a small file could stand for a huge one: a budget bounds what is
+read of it altogether.
 """
 
 import struct
@@ -19,10 +22,13 @@ _SCALARS = {
     "uint32": struct.Struct("<I"),
     "uint64": struct.Struct("<Q"),
 }
+_REAL = struct.Struct("<f")
 _SOFFSET = struct.Struct("<i")
 _UINT16 = struct.Struct("<H")
 _UINT32 = _SCALARS["uint32"]
 _MAX_STRING_BYTES = 2**16
+_LEAST_BUDGET = 2**20  # bytes that any file may have read
+_READS_PER_BYTE = 8  # a file that shares nothing reads each byte once
 
 
 class FlatBufferError(ValueError):
@@ -32,9 +38,10 @@ class FlatBufferError(ValueError):
 class Table:
     """One table; fields are read by their slot, as the schema numbers them."""
 
-    def __init__(self, data: bytes, position: int) -> None:
+    def __init__(self, data: bytes, position: int, budget: "_Budget | None" = None) -> None:
         """Check that the table at `position` and its vtable lie in `data`."""
         self._data = data
+        self._budget = budget or _Budget(len(data))
         self._position = position
         vtable = position - _unpack(_SOFFSET, data, position)
         size = _unpack(_UINT16, data, vtable)
@@ -43,6 +50,7 @@ class Table:
             raise FlatBufferError(f"the vtable at byte {vtable} is damaged")
         if self._table_bytes < 4 or position + self._table_bytes > len(data):
             raise FlatBufferError(f"the table at byte {position} is damaged")
+        self._budget.take(size)
         self._fields = struct.unpack_from(f"<{size // 2 - 2}H", data, vtable + 4)
 
     def scalar(self, slot: int, kind: str, default: int = 0) -> int:
@@ -50,29 +58,38 @@ class Table:
         place = self._place(slot, _SCALARS[kind].size)
         return default if place is None else int(_unpack(_SCALARS[kind], self._data, place))
 
+    def real(self, slot: int, default: float = 0.0) -> float:
+        """Return a float32, or its default where the field is absent."""
+        place = self._place(slot, 4)
+        return default if place is None else float(_REAL.unpack_from(self._data, place)[0])
+
     def string(self, slot: int) -> str:
         """Return a string, "" where it is absent; bytes that are no UTF-8 are replaced."""
         start, length = self.span(slot) or (0, 0)
         if length > _MAX_STRING_BYTES:
             raise FlatBufferError(f"a string of {length} bytes is longer than any name")
+        self._budget.take(length)
         return self._data[start : start + length].decode(errors="replace")
 
     def table(self, slot: int) -> "Table | None":
         """Return a sub-table, or None."""
         place = self._place(slot, 4)
-        return None if place is None else Table(self._data, self._follow(place))
+        return None if place is None else Table(self._data, self._follow(place), self._budget)
 
     def tables(self, slot: int, limit: int) -> list["Table"]:
         """Return a vector of tables, at most `limit` of them."""
         start, count = self._vector(slot, 4)
         if count > limit:
             raise FlatBufferError(f"a list of {count} tables is longer than the limit of {limit}")
-        return [Table(self._data, self._follow(start + 4 * i)) for i in range(count)]
+        return [Table(self._data, self._follow(start + 4 * i), self._budget) for i in range(count)]
 
     def array(self, slot: int, dtype: DTypeLike) -> NDArray[Any]:
         """Return a vector of numbers, empty where it is absent; a read-only view of the file."""
         little = np.dtype(dtype).newbyteorder("<")
         start, count = self._vector(slot, little.itemsize)
+        if count == 0:
+            return np.empty(0, little)
+        self._budget.take(count * little.itemsize)
         return np.frombuffer(self._data, little, count, start)
 
     def span(self, slot: int) -> tuple[int, int] | None:
@@ -82,6 +99,10 @@ class Table:
     def has(self, slot: int) -> bool:
         """Tell whether a field is present."""
         return self._place(slot, 1) is not None
+
+    def place(self, slot: int, size: int) -> int | None:
+        """Return where a field of `size` bytes stands in the file, or None where it is absent."""
+        return self._place(slot, size)
 
     def _place(self, slot: int, size: int) -> int | None:
         offset = self._fields[slot] if slot < len(self._fields) else 0
@@ -105,6 +126,18 @@ class Table:
         return start + 4, count
 
 
+class _Budget:
+    """How many more bytes of a file may be read."""
+
+    def __init__(self, size: int) -> None:
+        self._left = _LEAST_BUDGET + _READS_PER_BYTE * size
+
+    def take(self, count: int) -> None:
+        self._left -= count
+        if self._left < 0:
+            raise FlatBufferError("its lists refer to the same bytes over and over")
+
+
 def root_table(data: bytes, identifier: bytes) -> Table:
     """Return the root of a file with this 4-byte identifier."""
     if len(data) < 8:
@@ -115,6 +148,7 @@ def root_table(data: bytes, identifier: bytes) -> Table:
 
 
 def _unpack(layout: struct.Struct, data: bytes, position: int) -> int:
-    if position < 0 or position + layout.size > len(data):
+    if not 0 <= position <= len(data) - layout.size:
         raise FlatBufferError(f"an offset points to byte {position} of {len(data)}")
-    return int(layout.unpack_from(data, position)[0])
+    (value,) = layout.unpack_from(data, position)
+    return value  # type: ignore[no-any-return]

@@ -1,11 +1,11 @@
 """Elementwise int8 functions as 256-entry tables: entry q + 128 is the output for input q.
 
-TANH and LOGISTIC follow the kernels' fixed-point recipe (gemmlowp's): exp by a Taylor step around
--1/8 and a product of exp(-2**k), then one division by Newton-Raphson. Numbers with k integer bits are
-int32 values scaled by 2**(31 - k); below, `q5` has 5 integer bits.
+TANH, LOGISTIC, RSQRT and HARD_SWISH follow the kernels' fixed-point recipes; functions that the kernels
+compute in float32 are in `functions_float`.
 """
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,32 +13,44 @@ from numpy.typing import NDArray
 from edgeqrl.network.fixed_point import (
     INT32_MAX,
     Int64Array,
-    high_multiply,
     quantize_multiplier,
     requantize,
     rounding_shift_right,
-    saturating_shift_left,
+)
+from edgeqrl.network.functions_fixed import (
+    exp_of_negative,
+    inverse_root,
+    one_minus_over_one_plus,
+    one_over_one_plus,
 )
 
 Table = NDArray[np.int8]  # [256]
 
 _INPUT_BITS = 4  # integer bits of TANH's and LOGISTIC's argument
 _ALL_INT8 = np.arange(-128, 128, dtype=np.int64)
+_ROOT_SHIFT = 20  # RSQRT keeps so many fraction bits between its two products
 
-_EXP_MINUS_EIGHTH = 1895147668  # exp(-1/8) in q0
-_ONE_THIRD = 715827883  # 1/3 in q0
-# exp(-2**k) in q0 for k from -2
-_EXP_POWERS = ((-2, 1672461947), (-1, 1302514674), (0, 790015084), (1, 290630308), (2, 39332535),
-               (3, 720401), (4, 242))  # fmt: skip
-_48_OVER_17 = 1515870810  # in q2
-_32_OVER_17 = 1010580540  # in q2
-_ONE_Q2 = 2**29
+
+@dataclass(frozen=True)
+class Factor:
+    """A real factor as `requantize` takes it: multiplier * 2**(shift - 31); negative ones negate."""
+
+    multiplier: int
+    shift: int
+
+    @classmethod
+    def of(cls, real: float) -> "Factor":
+        """Round a real number; zero and what is too small for any shift become (0, 0)."""
+        if real == 0.0:
+            return cls(0, 0)
+        multiplier, shift = quantize_multiplier(abs(real))
+        return cls(multiplier if real > 0.0 else -multiplier, shift)
 
 
 def tanh_table(input_scale: float, input_zero_point: int) -> Table:
     """Tabulate TANH; its output has scale 1/128 and zero point 0."""
     argument, is_low, is_high = _rescaled_input(input_scale, input_zero_point)
-    magnitude = _one_minus_over_one_plus(_exp_of_negative(-np.abs(argument), _INPUT_BITS + 1))
+    magnitude = one_minus_over_one_plus(exp_of_negative(-np.abs(argument), _INPUT_BITS + 1))
     real = np.where(argument == 0, 0, np.where(argument < 0, -magnitude, magnitude))
     return _finish(rounding_shift_right(real, 31 - 7), is_low, is_high)
 
@@ -46,7 +58,7 @@ def tanh_table(input_scale: float, input_zero_point: int) -> Table:
 def logistic_table(input_scale: float, input_zero_point: int) -> Table:
     """Tabulate LOGISTIC; its output has scale 1/256 and zero point -128."""
     argument, is_low, is_high = _rescaled_input(input_scale, input_zero_point)
-    positive = _one_over_one_plus(_exp_of_negative(-np.abs(argument), _INPUT_BITS))
+    positive = one_over_one_plus(exp_of_negative(-np.abs(argument), _INPUT_BITS))
     real = np.where(argument == 0, 2**30, np.where(argument > 0, positive, INT32_MAX - positive))
     return _finish(rounding_shift_right(real, 31 - 8) - 128, is_low, is_high)
 
@@ -59,13 +71,70 @@ def requantize_table(
     output_max: int = 127,
 ) -> Table:
     """Tabulate QUANTIZE and the RELU family: requantize by input scale / output scale, then clamp."""
-    multiplier, shift = quantize_multiplier(effective_scale)
-    # Beyond this shift everything but zero saturates, and the kernels' int32 would overflow.
-    values = requantize(_ALL_INT8 - input_zero_point, multiplier, min(shift, 22))
-    return np.clip(values + output_zero_point, output_min, output_max).astype(np.int8)
+    factor = Factor.of(effective_scale)
+    return rescale_table((factor, factor), (input_zero_point, output_zero_point), (output_min, output_max))
 
 
-def activation_range(activation: str, scale: float, zero_point: int) -> tuple[int, int]:
+def rescale_table(
+    factors: tuple[Factor, Factor], zero_points: tuple[int, int], bounds: tuple[int, int]
+) -> Table:
+    """Tabulate clamp(zp_out + requantize(q - zp_in)).
+
+    factors      of values >= 0, and of those below
+    zero_points  of input and output
+    """
+    centred = _ALL_INT8 - zero_points[0]
+    positive, negative = (_requantized(centred, factor) for factor in factors)
+    values = np.where(centred >= 0, positive, negative) + zero_points[1]
+    return np.asarray(np.clip(values, *bounds), np.int8)
+
+
+def hard_swish_table(
+    input_scale: float, input_zero_point: int, output_scale: float, output_zero_point: int
+) -> Table:
+    """Tabulate HARD_SWISH in the kernels' int16 arithmetic; input scale / output scale is below 128."""
+    hires_scale = np.float32(1 / 128) * np.float32(input_scale)
+    output, output_shift = _int16_factor(float(hires_scale / np.float32(output_scale)))
+    reluish, reluish_shift = _int16_factor(float(hires_scale / (np.float32(3) / np.float32(32768))))
+    assert output_shift <= 0, "input scale / output scale must be below 128"
+    # x * 128 in int16, x to output units before their shift, and (x + 3) / 6 in [0, 1] in Q0.15.
+    hires = (_ALL_INT8 - input_zero_point) << 7
+    unshifted = _high_multiply_16(hires, output)
+    gate = hires
+    if reluish_shift > 0:
+        gate = np.clip(gate << min(reluish_shift - 1, 32), -(2**15), 2**15 - 1)
+    gate = _high_multiply_16(gate, reluish)
+    if reluish_shift > 0:
+        gate = np.clip(gate << 1, -(2**15), 2**15 - 1)
+    gate = rounding_shift_right(gate, min(max(-reluish_shift, 0), 31))
+    product = ((gate + 2**15) >> 1) * unshifted
+    truncated = np.sign(product) * (np.abs(product) >> 15)
+    values = rounding_shift_right(truncated, min(-output_shift, 31)) + output_zero_point
+    return np.clip(values, -128, 127).astype(np.int8)
+
+
+def rsqrt_table(
+    input_scale: float, input_zero_point: int, output_scale: float, output_zero_point: int
+) -> Table:
+    """Tabulate RSQRT; 0 and what is below, where the kernels stop, have the greatest output."""
+    centred = _ALL_INT8 - input_zero_point
+    values = scaled_rsqrt(centred, rsqrt_factor(input_scale, output_scale)) + output_zero_point
+    return np.where(centred > 0, np.clip(values, -128, 127), 127).astype(np.int8)
+
+
+def rsqrt_factor(input_scale: float, output_scale: float) -> Factor:
+    """Return the factor of RSQRT."""
+    return Factor.of(1.0 / (math.sqrt(input_scale) * output_scale))
+
+
+def scaled_rsqrt(centred: Int64Array, factor: Factor) -> Int64Array:
+    """Return factor / sqrt(q - zp) for q - zp > 0, with 20 fraction bits between; saturates to int32."""
+    multiplier, shift = inverse_root(np.maximum(centred, 1))
+    root = requantize(1, multiplier, shift + _ROOT_SHIFT)
+    return _requantized(root, Factor(factor.multiplier, factor.shift - _ROOT_SHIFT))
+
+
+def activation_range(activation: str, scale: float, zero_point: int, dtype: str = "int8") -> tuple[int, int]:
     """Return what a clamping activation allows, in quantized units: (output_min, output_max).
 
     Bounds are divided by the scale in float32 and rounded, halves away from zero, as the kernels do.
@@ -75,15 +144,25 @@ def activation_range(activation: str, scale: float, zero_point: int) -> tuple[in
         "RELU": (0.0, None),
         "RELU6": (0.0, 6.0),
         "RELU_N1_TO_1": (-1.0, 1.0),
+        "RELU_0_TO_1": (0.0, 1.0),
     }[activation]
-    lowest = -128 if low is None else max(-128, _quantized_bound(low, scale, zero_point))
-    highest = 127 if high is None else min(127, _quantized_bound(high, scale, zero_point))
-    return lowest, highest
+    lowest, highest = int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
+    bounds = (
+        lowest if low is None else _quantized_bound(low, scale, zero_point),
+        highest if high is None else _quantized_bound(high, scale, zero_point),
+    )
+    return max(lowest, bounds[0]), min(highest, bounds[1])
 
 
 def _quantized_bound(bound: float, scale: float, zero_point: int) -> int:
     quotient = float(np.float32(bound) / np.float32(scale))
     return zero_point + int(math.copysign(math.floor(abs(quotient) + 0.5), quotient))
+
+
+def _requantized(values: Int64Array, factor: Factor) -> Int64Array:
+    # Beyond what fits int32 everything saturates in the output anyway.
+    shifted = np.clip(values << max(factor.shift, 0), -INT32_MAX, INT32_MAX)
+    return requantize(shifted, factor.multiplier, np.clip(factor.shift, -31, 0))
 
 
 def _rescaled_input(scale: float, zero_point: int) -> tuple[Int64Array, NDArray[np.bool_], NDArray[np.bool_]]:
@@ -100,45 +179,12 @@ def _finish(values: Int64Array, is_low: NDArray[np.bool_], is_high: NDArray[np.b
     return np.where(is_low, -128, np.where(is_high, 127, np.clip(values, -128, 127))).astype(np.int8)
 
 
-def _exp_of_negative(a: Int64Array, integer_bits: int) -> Int64Array:
-    """Return exp(a) in q0 for a <= 0 with `integer_bits` integer bits."""
-    fraction_bits = 31 - integer_bits
-    quarter = 1 << (fraction_bits - 2)
-    last_quarter = (a & (quarter - 1)) - quarter  # in [-1/4, 0)
-    result = _exp_near_minus_eighth(saturating_shift_left(last_quarter, integer_bits))
-    remainder = last_quarter - a  # a multiple of 1/4
-    for power, factor in _EXP_POWERS:
-        if power < integer_bits:
-            has_bit = (remainder >> (fraction_bits + power)) & 1
-            result = np.where(has_bit == 1, high_multiply(result, factor), result)
-    return np.where(a == 0, INT32_MAX, result)
+def _int16_factor(real: float) -> tuple[int, int]:
+    """Return a factor with its multiplier in Q0.15, and the shift of the Q0.31 one."""
+    multiplier, shift = quantize_multiplier(real)
+    return min((multiplier + 2**15) >> 16, 2**15 - 1), shift
 
 
-def _exp_near_minus_eighth(a: Int64Array) -> Int64Array:
-    """Return exp(a) for a in [-1/4, 0), both in q0."""
-    x = a + 2**28  # a + 1/8
-    x2 = high_multiply(x, x)
-    x3 = high_multiply(x2, x)
-    x4 = high_multiply(x2, x2)
-    tail = high_multiply(rounding_shift_right(x4, 2) + x3, _ONE_THIRD) + x2
-    return _EXP_MINUS_EIGHTH + high_multiply(_EXP_MINUS_EIGHTH, x + rounding_shift_right(tail, 1))
-
-
-def _reciprocal(a: Int64Array) -> Int64Array:
-    """Return 2 / (1 + a) in q2 for a in [0, 1] in q0."""
-    half_denominator = (a + INT32_MAX + 1) >> 1  # (1 + a) / 2, rounded
-    x = _48_OVER_17 + high_multiply(half_denominator, -_32_OVER_17)
-    for _ in range(3):
-        error = _ONE_Q2 - high_multiply(half_denominator, x)
-        x = x + saturating_shift_left(high_multiply(x, error), 2)
-    return x
-
-
-def _one_over_one_plus(a: Int64Array) -> Int64Array:
-    """Return 1 / (1 + a) in q0 for a in [0, 1] in q0."""
-    return saturating_shift_left(_reciprocal(a), 1)
-
-
-def _one_minus_over_one_plus(a: Int64Array) -> Int64Array:
-    """Return (1 - a) / (1 + a) in q0 for a in [0, 1] in q0."""
-    return saturating_shift_left(_reciprocal(a) - _ONE_Q2, 2)
+def _high_multiply_16(a: Int64Array, b: int) -> Int64Array:
+    """Return a * b / 2**15 of int16 values to nearest, halves up; saturates -2**15 * -2**15."""
+    return np.minimum((a * b + 2**14) >> 15, 2**15 - 1)

@@ -12,19 +12,20 @@ class IntegerPolicy:
 
     name: str  # a C identifier; prefix of every exported symbol
     observation: ObservationEdge
-    network: IntegerNetwork  # one input, one output
+    network: IntegerNetwork  # its first input is the observation, its first output decides the action
     action: ActionEdge
 
     def __post_init__(self) -> None:
-        if len(self.network.inputs) != 1 or len(self.network.outputs) != 1:
-            raise ValueError("a policy has one observation input and one output")
+        if not self.network.inputs:
+            raise ValueError("a policy has an observation input")
         source = self.network.tensors[self.network.inputs[0]]
         target = self.network.tensors[self.network.outputs[0]]
-        expected = (source.size, source.scale, source.zero_point)
+        expected = (source.size, source.scale, source.zero_point, source.dtype)
         edge = self.observation
-        if (edge.size, edge.scale, edge.zero_point) != expected:
+        if (edge.size, edge.scale, edge.zero_point, edge.dtype) != expected:
             raise ValueError(f"the observation edge does not fit input '{source.name}'")
-        if num_outputs(self.action) != target.size:
+        is_typed = not isinstance(self.action, AffineEdge) or self.action.dtype == target.dtype
+        if num_outputs(self.action) != target.size or not is_typed:
             raise ValueError(f"the action edge does not fit output '{target.name}'")
 
 

@@ -1,100 +1,120 @@
-"""IntegerNetwork: what a fully-integer `.tflite` says, lowered and proven safe in int32.
+"""IntegerNetwork: what a fully-integer `.tflite` says, lowered to layers and proven safe.
 
-real = scale * (q - zero_point), always with this sign. Shapes leave out the batch axis.
+real = scale * (q - zero_point), always with this sign. Shapes leave out a batch axis of 1.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeqrl.errors import UnsupportedOperatorError
+Array = NDArray[Any]  # of a tensor's dtype
 
-_INT32_MAX = 2**31 - 1
+_DTYPES = ("int8", "int16", "int32")
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """An int8 activation; per-tensor scale."""
+    """An activation; per-tensor scale."""
 
     name: str  # unique in its network
-    shape: tuple[int, ...]  # without the batch axis
-    scale: float  # real units per quantization step
-    zero_point: int  # in [-128, 127]
+    shape: tuple[int, ...]  # without a batch axis of 1
+    scale: float  # real units per quantization step; 1.0 for plain numbers such as indices
+    zero_point: int  # in the range of dtype; 0 for all but int8
+    dtype: str = "int8"  # "int8", "int16", or "int32" for indices
 
     def __post_init__(self) -> None:
+        if self.dtype not in _DTYPES:
+            raise ValueError(f"{self.name}: an activation is int8, int16 or int32, not {self.dtype}")
         if not (np.isfinite(self.scale) and self.scale > 0.0):
             raise ValueError(f"{self.name}: scale must be positive, got {self.scale}")
-        if not -128 <= self.zero_point <= 127:
+        if self.dtype == "int8" and not -128 <= self.zero_point <= 127:
             raise ValueError(f"{self.name}: zero_point must fit int8, got {self.zero_point}")
+        if self.dtype != "int8" and self.zero_point != 0:
+            raise ValueError(f"{self.name}: zero_point must be 0 for {self.dtype}, got {self.zero_point}")
         if any(n < 1 for n in self.shape):
             raise ValueError(f"{self.name}: shape must be positive, got {self.shape}")
 
     @property
     def size(self) -> int:
-        """Count the elements, without the batch axis."""
+        """Count the elements."""
         return int(np.prod(self.shape, dtype=np.int64))
 
+    @property
+    def num_bytes(self) -> int:
+        """Count the bytes of one sample."""
+        return self.size * np.dtype(self.dtype).itemsize
 
-@dataclass(frozen=True, eq=False)
-class Dense:
-    """FULLY_CONNECTED: q_out = clamp(zp_out + requantize(bias + sum((q_in - zp_in) * w)))."""
-
-    name: str
-    input: str
-    output: str
-    weights: NDArray[np.int8]  # [out, in], zero point 0
-    bias: NDArray[np.int32]  # [out], scale = input scale * weight scale
-    multiplier: NDArray[np.int32]  # [out], Q0.31, in [2**30, 2**31), or 0: too small for any shift
-    shift: NDArray[np.int32]  # [out], > 0 shifts left
-    output_min: int  # fused activation, in quantized units
-    output_max: int
+    @property
+    def range(self) -> tuple[int, int]:
+        """Return the least and the greatest value of the dtype."""
+        info = np.iinfo(self.dtype)
+        return int(info.min), int(info.max)
 
 
-@dataclass(frozen=True, eq=False)
-class Lookup:
-    """Any elementwise int8 function, TANH, LOGISTIC, RELU or QUANTIZE: q_out = table[q_in + 128]."""
+class Layer(Protocol):
+    """One step of a network: reads tensors, writes one. Layers are frozen; `layers/` has them by family."""
 
-    name: str
-    function: str  # LiteRT builtin name, e.g. "TANH"
-    input: str
-    output: str
-    table: NDArray[np.int8]  # [256]
+    @property
+    def name(self) -> str:
+        """Return a name for people; the output tensor's where nothing better is known."""
 
+    @property
+    def operator(self) -> str:
+        """Return LiteRT's builtin name of what this layer came from, e.g. "CONV_2D"."""
 
-@dataclass(frozen=True)
-class Reshape:
-    """The same bytes under another shape."""
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Return the tensors that are read: activations, or constants of the network."""
 
-    name: str
-    input: str
-    output: str
+    @property
+    def output(self) -> str:
+        """Return the tensor that is written."""
 
+    @property
+    def num_macs(self) -> int:
+        """Count the multiply-accumulates of one inference."""
 
-Layer = Dense | Lookup | Reshape
+    def require_consistent(self, tensors: Mapping[str, Tensor]) -> None:
+        """Check shapes, dtypes and ranges, and prove that no accumulator overflows.
+
+        Raises ValueError where the file contradicts itself, UnsupportedOperatorError where it is sound and
+        yet could overflow.
+        """
+
+    def run(self, inputs: Sequence[Array], tensors: Mapping[str, Tensor]) -> Array:
+        """Return the output [N, *shape] for inputs [N, *shape] (constants: [1, *shape]), bit for bit."""
 
 
 @dataclass(frozen=True, eq=False)
 class IntegerNetwork:
     """A list of layers in order of execution. Construction proves that no accumulator overflows."""
 
-    tensors: Mapping[str, Tensor]
+    tensors: Mapping[str, Tensor]  # activations and constants
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     layers: tuple[Layer, ...]
+    constants: Mapping[str, Array] = field(default_factory=dict)  # [*shape], read like activations
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tensors", MappingProxyType(dict(self.tensors)))
-        known = set(self.inputs)
+        object.__setattr__(self, "constants", MappingProxyType(dict(self.constants)))
+        for name, values in self.constants.items():
+            tensor = self.tensors[name]
+            if values.shape != tensor.shape or values.dtype != np.dtype(tensor.dtype):
+                raise ValueError(f"constant '{name}' is {values.dtype} {values.shape}, not as its tensor")
+        known = {*self.inputs, *self.constants}
         for layer in self.layers:
-            if layer.input not in known:
-                raise ValueError(f"{layer.name} reads '{layer.input}' before it is written")
+            for name in layer.inputs:
+                if name not in known:
+                    raise ValueError(f"{layer.name} reads '{name}' before it is written")
             if layer.output in known:
                 raise ValueError(f"{layer.name} writes '{layer.output}' a second time")
             known.add(layer.output)
-            _require_consistent(layer, self.tensors[layer.input], self.tensors[layer.output])
+            layer.require_consistent(self.tensors)
         missing = set(self.outputs) - known
         if missing or not self.outputs:
             raise ValueError(f"network outputs are never written: {sorted(missing)}")
@@ -102,44 +122,4 @@ class IntegerNetwork:
     @property
     def num_macs(self) -> int:
         """Count the multiply-accumulates of one inference."""
-        return sum(layer.weights.size for layer in self.layers if isinstance(layer, Dense))
-
-
-def accumulator_bound(layer: Dense, zero_point: int) -> NDArray[np.int64]:
-    """Bound |accumulator| per output [out], over every int8 input and every order of summation."""
-    farthest = max(127 - zero_point, zero_point + 128)
-    magnitude = np.abs(layer.weights.astype(np.int64)).sum(axis=1) * farthest
-    return np.asarray(magnitude + np.abs(layer.bias.astype(np.int64)))
-
-
-def _require_consistent(layer: Layer, source: Tensor, target: Tensor) -> None:
-    if isinstance(layer, Dense):
-        _require_safe_dense(layer, source, target)
-    elif source.size != target.size:
-        raise ValueError(f"{layer.name}: {source.size} elements in, {target.size} out")
-    if isinstance(layer, Lookup) and (layer.table.shape != (256,) or layer.table.dtype != np.int8):
-        raise ValueError(f"{layer.name}: the table must be 256 int8 values")
-
-
-def _require_safe_dense(layer: Dense, source: Tensor, target: Tensor) -> None:
-    rows, columns = layer.weights.shape
-    if source.size != columns or target.size != rows:
-        raise ValueError(f"{layer.name}: weights {layer.weights.shape} do not fit its tensors")
-    for values in (layer.bias, layer.multiplier, layer.shift):
-        if values.shape != (rows,) or values.dtype != np.int32:
-            raise ValueError(f"{layer.name}: bias, multiplier and shift must be int32 [{rows}]")
-    if not -128 <= layer.output_min <= layer.output_max <= 127:
-        raise ValueError(f"{layer.name}: activation range must lie in int8")
-    if np.any(layer.shift < -31) or np.any(layer.shift > 30):
-        raise UnsupportedOperatorError(
-            f"FULLY_CONNECTED at '{layer.name}' is not supported: its scales differ by more than "
-            "2^31. Retrain or rescale the layer."
-        )
-    bound = accumulator_bound(layer, source.zero_point)
-    is_unsafe = bound > _INT32_MAX >> np.maximum(layer.shift, 0).astype(np.int64)
-    if np.any(is_unsafe):
-        raise UnsupportedOperatorError(
-            f"FULLY_CONNECTED at '{layer.name}' is not supported: output "
-            f"{int(np.argmax(is_unsafe))} could overflow its 32-bit accumulator. Use fewer inputs or "
-            "smaller biases."
-        )
+        return sum(layer.num_macs for layer in self.layers)

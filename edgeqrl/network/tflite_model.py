@@ -4,8 +4,10 @@ The file is parsed here and not by a runtime's C++ code, so that damaged and hos
 in one sentence. Field numbers and enum values are those of LiteRT's public schema, version 3.
 """
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +15,14 @@ from numpy.typing import NDArray
 from edgeqrl.errors import DataError
 from edgeqrl.network.flatbuffer import FlatBufferError, Table, root_table
 from edgeqrl.network.tflite_schema import (
-    ACTIVATION_FUNCTIONS,
     BUILTIN_OPERATORS,
     DTYPES,
-    FULLY_CONNECTED_OPTIONS,
-    RESHAPE_OPTIONS,
+    ENUMERATIONS,
+    OPERATOR_OPTIONS,
     TENSOR_TYPES,
 )
+
+OptionValue = int | float | bool | str | tuple[int, ...]
 
 _MAX_TABLES = 20_000  # tensors, operators or buffers
 _MAX_OPERANDS = 4096
@@ -41,11 +44,12 @@ class TensorInfo:
     is_sparse: bool
     data: memoryview | None  # of a constant; not copied, as many tensors may share it
     span: tuple[int, int] | None  # (offset, length) of `data` in the file
+    shape_signature: tuple[int, ...] | None = None  # the shape with -1 for axes that a caller may resize
 
     @property
     def size(self) -> int:
         """Count the elements."""
-        return int(np.prod(self.shape, dtype=np.int64))
+        return math.prod(self.shape)
 
     @property
     def is_constant(self) -> bool:
@@ -53,16 +57,20 @@ class TensorInfo:
         return self.data is not None
 
     def values(self) -> NDArray[np.generic]:
-        """Return a constant's values [*shape], a read-only view of the file's bytes."""
-        if self.data is None or self.dtype not in DTYPES:
+        """Return a constant's values [*shape], a read-only view of the file's bytes; INT4 as new int8."""
+        if self.data is None or self.dtype not in (*DTYPES, "INT4"):
             raise DataError(f"Tensor '{shown(self.name)}' of the .tflite file holds no readable values.")
-        dtype = np.dtype(DTYPES[self.dtype]).newbyteorder("<")
-        if len(self.data) != self.size * dtype.itemsize:
+        dtype = np.dtype(DTYPES.get(self.dtype, "i1")).newbyteorder("<")
+        num_bytes = (self.size + 1) // 2 if self.dtype == "INT4" else self.size * dtype.itemsize
+        if len(self.data) != num_bytes:
             raise DataError(
                 f"Tensor '{shown(self.name)}' of the .tflite file has {len(self.data)} bytes of values, "
-                f"and its shape {self.shape} needs {self.size * dtype.itemsize}: the file is damaged."
+                f"and its shape {self.shape} needs {num_bytes}: the file is damaged."
             )
-        return np.frombuffer(self.data, dtype).reshape(self.shape)
+        values = np.frombuffer(self.data, dtype)
+        if self.dtype == "INT4":  # two a byte, the first in the low half
+            values = np.stack((values << 4 >> 4, values >> 4), axis=1).ravel()[: self.size]
+        return values.reshape(self.shape)
 
 
 @dataclass(frozen=True)
@@ -72,10 +80,19 @@ class OperatorInfo:
     name: str  # LiteRT builtin name, e.g. "FULLY_CONNECTED"
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
-    fused_activation: str = "NONE"  # of FULLY_CONNECTED
-    keep_num_dims: bool = False  # of FULLY_CONNECTED
-    is_shuffled: bool = False  # of FULLY_CONNECTED: weights in another than row-major order
-    new_shape: tuple[int, ...] | None = None  # of RESHAPE, where it is an option
+    # By the schema's field names, all that the operator has (see OPERATOR_OPTIONS); enumerations by name.
+    options: Mapping[str, OptionValue] = field(default_factory=dict, hash=False)
+
+    @property
+    def fused_activation(self) -> str:
+        """Return the activation fused into the operator, "NONE" where it has none."""
+        return str(self.options.get("fused_activation_function", "NONE"))
+
+    def number(self, option: str) -> int:
+        """Return an option that is an integer or a truth value."""
+        value = self.options[option]
+        assert isinstance(value, int)
+        return value
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +104,7 @@ class TFLiteModel:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     num_subgraphs: int
+    signatures: tuple[str, ...] = ()  # names under which a caller may call the graphs
 
 
 def parse_tflite(data: bytes) -> TFLiteModel:
@@ -100,7 +118,8 @@ def parse_tflite(data: bytes) -> TFLiteModel:
         if not graphs:
             raise FlatBufferError("it holds no graph")
         buffers = [_buffer_span(buffer) for buffer in root.tables(4, _MAX_TABLES)]
-        return _subgraph(data, graphs[0], codes, buffers, len(graphs))
+        model = _subgraph(data, graphs[0], codes, buffers, len(graphs))
+        return replace(model, signatures=tuple(t.string(2) for t in root.tables(7, _MAX_TABLES)))
     except FlatBufferError as error:
         raise DataError(f"This is not a .tflite file, or it is damaged: {error}.") from None
 
@@ -128,6 +147,19 @@ def replace_buffers(data: bytes, replacements: Mapping[int, bytes]) -> bytes:
         start, length = tensor.span
         patched[start : start + length] = new
     return bytes(patched)
+
+
+def with_unique_names(model: TFLiteModel) -> TFLiteModel:
+    """Return the model with a name for each tensor: the file's own, made unique by its index where needed."""
+    tensors: list[TensorInfo] = []
+    taken: set[str] = set()
+    for i, tensor in enumerate(model.tensors):
+        name = tensor.name or f"tensor_{i}"
+        while name in taken:
+            name = f"{name}#{i}"
+        taken.add(name)
+        tensors.append(tensor if name == tensor.name else replace(tensor, name=name))
+    return replace(model, tensors=tuple(tensors))
 
 
 def tensors_sharing(model: TFLiteModel, index: int) -> tuple[int, ...]:
@@ -171,7 +203,7 @@ def _tensor(data: bytes, table: Table, buffers: list[tuple[int, int] | None]) ->
     # Names reach messages and the comments of generated files: no line breaks, no escape sequences.
     name = "".join(c if c.isprintable() else "?" for c in table.string(3))
     shape = _ints(table, 0, _MAX_RANK)
-    if any(n < 0 for n in shape) or int(np.prod(shape, dtype=object)) > _MAX_ELEMENTS:
+    if any(n < 0 for n in shape) or math.prod(shape) > _MAX_ELEMENTS:
         raise FlatBufferError(f"tensor '{shown(name)}' has the shape {shape}")
     buffer = table.scalar(2, "uint32")
     if buffer >= len(buffers):
@@ -190,6 +222,7 @@ def _tensor(data: bytes, table: Table, buffers: list[tuple[int, int] | None]) ->
         is_sparse=table.has(6),
         data=None if span is None else memoryview(data)[span[0] : span[0] + span[1]],
         span=span,
+        shape_signature=_ints(table, 7, _MAX_RANK) or None,
     )
 
 
@@ -209,26 +242,39 @@ def _operator(table: Table, codes: list[str], num_tensors: int) -> OperatorInfo:
     code = table.scalar(0, "uint32")
     if code >= len(codes):
         raise FlatBufferError("an operator has a code that does not exist")
-    kind = table.scalar(3, "uint8")
-    options = table.table(4)
-    fused, keep_num_dims, is_shuffled = "NONE", False, False
-    new_shape = None
-    if options is not None and kind == FULLY_CONNECTED_OPTIONS:
-        number = options.scalar(0, "int8")
-        fused = ACTIVATION_FUNCTIONS.get(number, f"ACTIVATION_{number}")
-        is_shuffled = options.scalar(1, "int8") != 0
-        keep_num_dims = bool(options.scalar(2, "bool"))
-    elif options is not None and kind == RESHAPE_OPTIONS and options.has(0):
-        new_shape = _ints(options, 0, _MAX_RANK)
     return OperatorInfo(
         name=codes[code],
         inputs=_indices(table, 1, num_tensors, lowest=-1),
         outputs=_indices(table, 2, num_tensors, lowest=0),
-        fused_activation=fused,
-        keep_num_dims=keep_num_dims,
-        is_shuffled=is_shuffled,
-        new_shape=new_shape,
+        options=_options(codes[code], table),
     )
+
+
+def _options(name: str, operator: Table) -> Mapping[str, OptionValue]:
+    if name not in OPERATOR_OPTIONS:
+        return MappingProxyType({})
+    tag, fields = OPERATOR_OPTIONS[name]
+    table = operator.table(4)
+    if table is not None and operator.scalar(3, "uint8") != tag:
+        raise FlatBufferError(f"an operator {name} has the options of another")
+    return MappingProxyType(
+        {key: _option(table, slot, kind, default) for key, (slot, kind, default) in fields.items()}
+    )
+
+
+def _option(table: Table | None, slot: int, kind: str, default: OptionValue) -> OptionValue:
+    if table is None or not table.has(slot):
+        return () if kind == "ints" else bool(default) if kind == "bool" else default
+    if kind in ENUMERATIONS:
+        number = table.scalar(slot, "int8")
+        return ENUMERATIONS[kind].get(number, f"{kind.upper()}_{number}")
+    if kind == "float32":
+        return table.real(slot)
+    if kind == "string":
+        return table.string(slot)
+    if kind == "ints":
+        return _ints(table, slot, _MAX_RANK)
+    return bool(table.scalar(slot, kind)) if kind == "bool" else table.scalar(slot, kind)
 
 
 def _builtin_name(table: Table) -> str:
@@ -257,4 +303,4 @@ def _ints(table: Table, slot: int, limit: int) -> tuple[int, ...]:
     values = table.array(slot, np.int32)
     if len(values) > limit:
         raise FlatBufferError(f"a list of {len(values)} numbers is longer than the limit of {limit}")
-    return tuple(int(v) for v in values)
+    return tuple(values.tolist())

@@ -58,11 +58,127 @@ TENSOR_TYPES = {
     22: "FLOAT8_E5M2",
 }
 
-# Those whose values we read.
-DTYPES = {"FLOAT32": "f4", "INT32": "i4", "INT64": "i8", "INT8": "i1"}
+# Those whose values we read; INT4 is two values a byte and is read apart.
+DTYPES = {
+    "FLOAT32": "f4",
+    "INT32": "i4",
+    "UINT8": "u1",
+    "INT64": "i8",
+    "BOOL": "?",
+    "INT16": "i2",
+    "INT8": "i1",
+    "UINT32": "u4",
+    "UINT16": "u2",
+}
 
 ACTIVATION_FUNCTIONS = {0: "NONE", 1: "RELU", 2: "RELU_N1_TO_1", 3: "RELU6", 4: "TANH", 5: "SIGN_BIT"}
 
-# Tags of the union of operator options.
-FULLY_CONNECTED_OPTIONS = 8
-RESHAPE_OPTIONS = 17
+# Enumerations of one byte that options hold.
+ENUMERATIONS: dict[str, dict[int, str]] = {
+    "activation": ACTIVATION_FUNCTIONS,
+    "padding": {0: "SAME", 1: "VALID"},
+    "mirror": {0: "REFLECT", 1: "SYMMETRIC"},
+    "weights": {0: "DEFAULT", 1: "SHUFFLED4X16INT8"},
+    "type": TENSOR_TYPES,
+}
+
+# Options of one operator: field -> (slot, kind, default). A kind is an enumeration above, a scalar,
+# "ints" or "string".
+Options = dict[str, tuple[int, str, int | float | str]]
+
+
+def _fields(*described: str) -> Options:
+    """Read "slot name kind [default]", where a name in parts stands for one field each."""
+    zeros: dict[str, int | float | str] = {"float32": 0.0, "string": "", "ints": ""}
+    fields: Options = {}
+    for text in described:
+        slot, name, kind, *default = text.split()
+        zero = zeros.get(kind, ENUMERATIONS[kind][0] if kind in ENUMERATIONS else 0)
+        fields[name] = (int(slot), kind, int(default[0]) if default else zero)
+    return fields
+
+
+_ACTIVATION = "fused_activation_function activation"
+_STRIDES = ("0 padding padding", "1 stride_w int32", "2 stride_h int32")
+_ASYMMETRIC = "asymmetric_quantize_inputs bool"
+_POOL = _fields(*_STRIDES, "3 filter_width int32", "4 filter_height int32", f"5 {_ACTIVATION}")
+_SUM = _fields(f"0 {_ACTIVATION}", "1 pot_scale_int16 bool 1")
+_PRODUCT = _fields(f"0 {_ACTIVATION}")
+_REDUCER = _fields("0 keep_dims bool")
+_LSTM = (f"0 {_ACTIVATION}", "1 cell_clip float32", "2 proj_clip float32")
+_CORNERS = ("align_corners bool", "half_pixel_centers bool")
+
+# Operator -> (tag of its table in the union of options, its fields). Operators that are not here have no
+# options that matter.
+OPERATOR_OPTIONS: dict[str, tuple[int, Options]] = {
+    "CONV_2D": (
+        1,
+        _fields(*_STRIDES, f"3 {_ACTIVATION}", "4 dilation_w_factor int32 1", "5 dilation_h_factor int32 1")
+        | _fields("6 quantized_bias_type type"),
+    ),
+    "DEPTHWISE_CONV_2D": (
+        2,
+        _fields(*_STRIDES, "3 depth_multiplier int32", f"4 {_ACTIVATION}")
+        | _fields("5 dilation_w_factor int32 1", "6 dilation_h_factor int32 1"),
+    ),
+    "TRANSPOSE_CONV": (49, _fields(*_STRIDES, f"3 {_ACTIVATION}", "4 quantized_bias_type type")),
+    "AVERAGE_POOL_2D": (5, _POOL),
+    "MAX_POOL_2D": (5, _POOL),
+    "L2_POOL_2D": (5, _POOL),
+    "FULLY_CONNECTED": (
+        8,
+        _fields(f"0 {_ACTIVATION}", "1 weights_format weights", "2 keep_num_dims bool", f"3 {_ASYMMETRIC}")
+        | _fields("4 quantized_bias_type type"),
+    ),
+    "BATCH_MATMUL": (101, _fields("0 adj_x bool", "1 adj_y bool", f"2 {_ASYMMETRIC}")),
+    "SOFTMAX": (9, _fields("0 beta float32")),
+    "ADD": (11, _SUM),
+    "SUB": (28, _SUM),
+    "MUL": (21, _PRODUCT),
+    "DIV": (29, _PRODUCT),
+    "L2_NORMALIZATION": (12, _PRODUCT),
+    "MEAN": (27, _REDUCER),
+    "SUM": (27, _REDUCER),
+    "REDUCE_MAX": (27, _REDUCER),
+    "REDUCE_MIN": (27, _REDUCER),
+    "REDUCE_PROD": (27, _REDUCER),
+    "REDUCE_ANY": (27, _REDUCER),
+    "REDUCE_ALL": (27, _REDUCER),
+    "ARG_MAX": (40, _fields("0 output_type type")),
+    "ARG_MIN": (57, _fields("0 output_type type")),
+    "CUMSUM": (102, _fields("0 exclusive bool", "1 reverse bool")),
+    "LEAKY_RELU": (75, _fields("0 alpha float32")),
+    "GELU": (116, _fields("0 approximate bool")),
+    "CAST": (37, _fields("0 in_data_type type", "1 out_data_type type")),
+    "CONCATENATION": (10, _fields("0 axis int32", f"1 {_ACTIVATION}")),
+    "PACK": (59, _fields("0 values_count int32", "1 axis int32")),
+    "UNPACK": (64, _fields("0 num int32", "1 axis int32")),
+    "SPLIT": (35, _fields("0 num_splits int32")),
+    "SPLIT_V": (79, _fields("0 num_splits int32")),
+    "GATHER": (23, _fields("0 axis int32", "1 batch_dims int32")),
+    "ONE_HOT": (61, _fields("0 axis int32")),
+    "RESHAPE": (17, _fields("0 new_shape ints")),
+    "SQUEEZE": (30, _fields("0 squeeze_dims ints")),
+    "SHAPE": (55, _fields("0 out_type type")),
+    "MIRROR_PAD": (77, _fields("0 mode mirror")),
+    "SPACE_TO_DEPTH": (19, _fields("0 block_size int32")),
+    "DEPTH_TO_SPACE": (94, _fields("0 block_size int32")),
+    "RESIZE_BILINEAR": (15, _fields(*(f"{i + 2} {field}" for i, field in enumerate(_CORNERS)))),
+    "RESIZE_NEAREST_NEIGHBOR": (74, _fields(*(f"{i} {field}" for i, field in enumerate(_CORNERS)))),
+    "REVERSE_SEQUENCE": (87, _fields("0 seq_dim int32", "1 batch_dim int32")),
+    "STRIDED_SLICE": (
+        32,
+        _fields("0 begin_mask int32", "1 end_mask int32", "2 ellipsis_mask int32", "3 new_axis_mask int32")
+        | _fields("4 shrink_axis_mask int32", "5 offset bool"),
+    ),
+    "SVDF": (6, _fields("0 rank int32", f"1 {_ACTIVATION}", f"2 {_ASYMMETRIC}")),
+    "LSTM": (14, _fields(*_LSTM, "3 kernel_type int8", f"4 {_ASYMMETRIC}")),
+    "UNIDIRECTIONAL_SEQUENCE_LSTM": (
+        71,
+        _fields(*_LSTM, "3 time_major bool", f"4 {_ASYMMETRIC}", "5 diagonal_recurrent_tensors bool"),
+    ),
+    "VAR_HANDLE": (111, _fields("0 container string", "1 shared_name string")),
+    "CALL_ONCE": (103, _fields("0 init_subgraph_index int32")),
+    "IF": (92, _fields("0 then_subgraph_index int32", "1 else_subgraph_index int32")),
+    "WHILE": (93, _fields("0 cond_subgraph_index int32", "1 body_subgraph_index int32")),
+}

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from edgeqrl.errors import ConverterError
 from edgeqrl.network.edges import ObservationEdge, quantize_observations
-from edgeqrl.network.ir import Dense, IntegerNetwork, Layer, accumulator_bound
+from edgeqrl.network.ir import IntegerNetwork
+from edgeqrl.network.layers import Dense, accumulator_bound
 from edgeqrl.network.read_tflite import parse_tflite, read_tflite, replace_buffers
-from edgeqrl.network.reference import Reference
 from edgeqrl.network.tflite_model import OperatorInfo, TFLiteModel, tensors_sharing
 
 _INT32_MAX = 2**31 - 1
@@ -61,8 +61,21 @@ def correct_biases(tflite_int8: bytes, tflite_float: bytes, observations: NDArra
             if index is not None:
                 layer = _corrected(network, layer, values[layer.input], sums, _bias_scales(model, operator))
                 biases[index] = layer.bias.astype("<i4").tobytes()
-        values |= Reference(_single(network, layer)).run({layer.input: values[layer.input]})
+        values[layer.output] = layer.run([values[name] for name in layer.inputs], network.tensors)
     return replace_buffers(tflite_int8, biases)
+
+
+def is_correctable(tflite_float: bytes) -> bool:
+    """Tell whether a float network is a chain of what correction knows: dense layers and activations."""
+    model = parse_tflite(tflite_float)
+    known = {"FULLY_CONNECTED", *_FLOAT_FUNCTIONS}
+    chain = [op.inputs[0] for op in model.operators] == [
+        *model.inputs,
+        *(op.outputs[0] for op in model.operators[:-1]),
+    ]
+    return chain and all(
+        op.name in known and op.fused_activation in _FLOAT_FUNCTIONS for op in model.operators
+    )
 
 
 def dense_sums(model: TFLiteModel, observations: NDArray[np.float32]) -> list[NDArray[np.float32]]:
@@ -104,25 +117,20 @@ def _corrected(
     scales: NDArray[np.float64],
 ) -> Dense:
     """Add the mean error of the sums to the bias, as far as int32 provably holds the result."""
-    sums = Reference(_single(network, layer)).accumulators(layer, values)
+    sums = layer.accumulators(values, network.tensors)
     error = exact.mean(axis=0, dtype=np.float64) / scales - sums.mean(axis=0, dtype=np.float64)
     wanted = layer.bias + np.rint(error)
     zero_point = network.tensors[layer.input].zero_point
     products = accumulator_bound(replace(layer, bias=np.zeros_like(layer.bias)), zero_point)
     room = (_INT32_MAX >> np.maximum(layer.shift, 0)) - products
     is_safe = np.abs(wanted) <= room
-    return replace(layer, bias=np.where(is_safe, wanted, layer.bias).astype(np.int32))
+    return replace(layer, bias=np.where(is_safe, wanted, layer.bias).astype(np.int64))
 
 
 def _quantized(network: IntegerNetwork, observations: NDArray[np.float32]) -> NDArray[np.int8]:
     source = network.tensors[network.inputs[0]]
     edge = ObservationEdge(source.shape, source.scale, source.zero_point)
     return quantize_observations(edge, observations.reshape(len(observations), *source.shape))[0]
-
-
-def _single(network: IntegerNetwork, layer: Layer) -> IntegerNetwork:
-    tensors = {name: network.tensors[name] for name in (layer.input, layer.output)}
-    return IntegerNetwork(tensors, (layer.input,), (layer.output,), (layer,))
 
 
 def _bias_index(model: TFLiteModel, operator: OperatorInfo) -> int | None:

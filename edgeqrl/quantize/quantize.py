@@ -1,7 +1,7 @@
 """Agent + CalibrationSet -> QuantizedPolicy: the stage that makes a policy integer."""
 
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from edgeqrl.errors import DataError, UnsupportedOperatorError
 from edgeqrl.network.edges import ObservationEdge
 from edgeqrl.network.integer_policy import IntegerPolicy
 from edgeqrl.network.read_tflite import read_tflite
-from edgeqrl.quantize.correction import correct_biases
+from edgeqrl.quantize.correction import correct_biases, is_correctable
 from edgeqrl.quantize.frozen import freeze
 from edgeqrl.quantize.rewrites import rewrite
 from edgeqrl.quantize.scheme import Scheme
@@ -50,9 +50,13 @@ class QuantizedPolicy:
         try:
             return IntegerPolicy(
                 name=self.name,
-                observation=ObservationEdge(self.observation_shape, source.scale, source.zero_point),
+                observation=ObservationEdge(
+                    self.observation_shape, source.scale, source.zero_point, source.dtype
+                ),
                 network=network,
-                action=self.head.edge(target.scale, target.zero_point, is_masked=is_masked),
+                action=self.head.edge(
+                    target.scale, target.zero_point, is_masked=is_masked, dtype=target.dtype
+                ),
             )
         except ValueError as error:
             raise UnsupportedOperatorError(
@@ -88,6 +92,8 @@ def quantize(
         graph, applied = rewrite(graph, agent.head) if chosen.rewrites else (graph, ())
         tflite, float_tflite = running.convert(graph, observations)
     read_tflite(tflite)  # refuses what stayed float before anything is built on it
+    if chosen.bias_correction and not is_correctable(float_tflite):
+        chosen = replace(chosen, bias_correction=False)  # reports say what was done
     if chosen.bias_correction:
         tflite = correct_biases(tflite, float_tflite, observations)
     return QuantizedPolicy(

@@ -7,9 +7,11 @@ from edgeqrl.errors import UsageError
 from edgeqrl.network.integer_policy import IntegerPolicy
 from firmware_export.emit.c_literals import c_comment, c_name_problem
 from firmware_export.emit.golden import GoldenVectors, golden_sources
-from firmware_export.emit.params import build_params
+from firmware_export.emit.params import params_blob, plan_params
 from firmware_export.emit.render import fill_template, params_source, policy_values
 from firmware_export.emit.tflm import tflm_sources
+
+_ALWAYS = ("eqrl.h", "eqrl_internal.h", "eqrl_kernels.h", "eqrl_edges.c", "eqrl_params.c")
 
 
 def export_sources(
@@ -31,19 +33,20 @@ def export_sources(
     `c_sources` lists; `tflm/` and `example/` are not among them.
     """
     name = require_c_name(policy.name)
-    values = policy_values(policy, ownership=_ownership(licence_holder))
-    blob = build_params(policy, sequence=sequence)
+    layout = plan_params(policy)
+    values = policy_values(policy, layout, ownership=_ownership(licence_holder))
+    blob = params_blob(layout, sequence=sequence)
     exported = {
         f"{name}.h": fill_template("policy.h.in", values),
         f"{name}.c": fill_template("policy.c.in", values),
-        f"{name}_params.c": params_source(policy, blob, values),
+        f"{name}_params.c": params_source(policy, layout, blob, values),
         f"{name}_params.bin": blob,
         "README.txt": fill_template(
             "readme.txt.in", {**values, "files": _file_list(name, len(blob), golden)}
         ),
         "example/main.c": fill_template("main.c.in", values),
         **tflm_sources(policy, tflite, values),
-        **runtime_sources(),
+        **runtime_sources(code.source for code in layout.codes),
     }
     if golden is not None:
         exported |= golden_sources(policy, golden, values)
@@ -58,11 +61,16 @@ def require_c_name(name: str) -> str:
     return name
 
 
-def runtime_sources() -> dict[str, bytes]:
-    """Return the runtime, one for all policies of an image."""
+def runtime_sources(kernels: Iterable[str] | None = None) -> dict[str, bytes]:
+    """Return the runtime, one for all policies of an image: the files `kernels` and what all need, or all."""
     folder = files("firmware_export") / "runtime"
-    found = [entry for entry in folder.iterdir() if entry.name.endswith((".c", ".h"))]
-    return {entry.name: entry.read_bytes() for entry in sorted(found, key=lambda entry: entry.name)}
+    found = {
+        entry.name: entry.read_bytes() for entry in folder.iterdir() if entry.name.endswith((".c", ".h"))
+    }
+    if kernels is not None:
+        wanted = {*kernels, *_ALWAYS}
+        found = {name: content for name, content in found.items() if name in wanted}
+    return dict(sorted(found.items()))
 
 
 def c_sources(paths: Iterable[str]) -> list[str]:
@@ -77,7 +85,7 @@ def _file_list(name: str, params_bytes: int, golden: GoldenVectors | None) -> st
         (f"{name}_params.c", f"weights, scales and tables ({params_bytes} bytes of constants)"),
         (f"{name}_params.bin", f"the same bytes, for a run-time update: {name}_init(&state, params)"),
         *(selftest if golden is not None else []),
-        ("eqrl*.h, eqrl_*.c", "the runtime, shared by all policies in one image"),
+        ("eqrl*.h, eqrl_*.c", "the runtime's part that this policy needs; all policies of an image share it"),
         ("tflm/", "the same network as a TensorFlow Lite Micro model array (C++), if you prefer TFLM"),
         ("example/", "a program that takes one step"),
     ]

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ class GoldenVectors:
     """What the policy must answer, bit for bit. `K` counts vectors."""
 
     observations: NDArray[np.float32]  # [K, num_inputs]
-    outputs: NDArray[np.int8]  # [K, num_outputs], of the network
+    outputs: NDArray[np.signedinteger[Any]]  # [K, num_outputs], of the network's first output
     actions: NDArray[np.int64] | NDArray[np.float32]  # [K] or [K, action_size]
     status: NDArray[np.uint8]  # [K]
     action_masks: NDArray[np.bool_] | None = None  # [K, num_actions], for masked policies
@@ -43,7 +44,7 @@ def make_golden(policy: IntegerPolicy, observations: NDArray[np.float32]) -> Gol
     network = policy.network
     source = network.tensors[network.inputs[0]]
     answers = Reference(network).run({source.name: inputs.reshape(-1, *source.shape)})
-    outputs = np.asarray(answers[network.outputs[0]], np.int8).reshape(len(rows), -1)
+    outputs = answers[network.outputs[0]].reshape(len(rows), -1)
     masks = _masks(len(rows), policy.action) if _is_masked(policy) else None
     actions = decode_actions(policy.action, outputs, masks)
     if not isinstance(policy.action, ArgmaxEdge):
@@ -97,7 +98,7 @@ def _is_masked(policy: IntegerPolicy) -> bool:
     return isinstance(policy.action, ArgmaxEdge) and policy.action.is_masked
 
 
-def _decimals(values: NDArray[np.int8] | NDArray[np.uint8]) -> str:
+def _decimals(values: NDArray[Any]) -> str:
     flat = [str(v) for v in values.ravel().tolist()]
     lines = (flat[i : i + _OUTPUTS_PER_LINE] for i in range(0, len(flat), _OUTPUTS_PER_LINE))
     return "".join(f"    {', '.join(line)},\n" for line in lines)

@@ -1,26 +1,25 @@
-"""Blocks of the params blob: one layout a kernel, as `runtime/eqrl_internal.h` documents them.
+"""Blocks of the params blob: what kernels of the runtime read, as `runtime/eqrl_kernels.h` documents it.
 
-A block is little endian and a multiple of 4 bytes. Its size follows from the kernel and two shapes
-alone, so code made for one network reads the params of any other network of the same shapes.
-A new kernel is a new number, a new `pack_` function and its inverse.
+A block is little endian and a multiple of 4 bytes. Its size follows from the kernel and from shapes alone, so
+code made for one network reads the params of any other network of the same shapes. The edges' blocks are
+here, the layers' beside their kernels in `kernels/`.
 """
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeqrl.errors import UnsupportedOperatorError
 from edgeqrl.network.edges import AffineEdge, ArgmaxEdge, ObservationEdge
-from edgeqrl.network.ir import Dense, Lookup, Tensor, accumulator_bound
 
-# The clamp after the last rounding subtracts int8 ranges and zero points from the scaled accumulator.
-_LARGEST_SCALED = 2**31 - 1 - 512
+BLOCK = -1  # an operand of a Call: the layer's block
 
 
 class Kernel(IntEnum):
-    """Which function reads a block; the same numbers as EQRL_KERNEL_ in `runtime/eqrl.h`."""
+    """Which layout a block has; the same numbers as EQRL_KERNEL_ in `runtime/eqrl.h`."""
 
     OBSERVATION_F32 = 1
     DENSE_S8 = 2
@@ -28,87 +27,72 @@ class Kernel(IntEnum):
     ARGMAX = 4
     ARGMAX_MASKED = 5
     AFFINE_F32 = 6
+    CONSTANT = 7
+    DENSE_S16 = 10
+    CONV_S8 = 11
+    CONV_S16 = 12
+    DEPTHWISE_S8 = 13
+    DEPTHWISE_S16 = 14
+    TRANSPOSE_CONV_S8 = 15
+    TRANSPOSE_CONV_S16 = 16
+    POOL = 17
+    REDUCE_SUM = 18
+    REDUCE_MAX = 19
+    RESCALE = 40
+    INTERPOLATE_S16 = 41
+    SIGMOID_S16 = 42
+    RSQRT_S16 = 43
+    ADD = 44
+    SQUARED_DIFFERENCE = 45
+    MUL = 46
+    PRELU = 47
+    MAXIMUM = 48
+    SOFTMAX_S8 = 50
+    SOFTMAX_S16 = 51
+    LOG_SOFTMAX_S8 = 52
+    ARG_EXTREME = 53
+    MOVE = 60
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A constant array of C structs: what a kernel must know about shapes beyond a few numbers."""
+
+    type: str  # of the runtime, e.g. "eqrl_window"
+    rows: tuple[tuple[int | tuple[int, ...], ...], ...]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a kernel: function(operands..., output, arguments...)."""
+
+    function: str
+    operands: tuple[int, ...]  # places among the layer's inputs; BLOCK is its block
+    arguments: tuple[int | Rows, ...]
 
 
 @dataclass(frozen=True, eq=False)
-class PackedDense:
-    """What a DENSE_S8 block holds, with the bias as the network has it."""
+class LayerCode:
+    """One layer as a call: function(block, inputs..., output, arguments...), or as `calls` of their own."""
 
-    weights: NDArray[np.int8]  # [out, in]
-    bias: NDArray[np.int32]  # [out]
-    multiplier: NDArray[np.int32]  # [out]
-    shift: NDArray[np.int32]  # [out]
-    input_zero_point: int
-    output_zero_point: int
-    output_min: int
-    output_max: int
+    kernel: Kernel
+    function: str
+    block: bytes  # everything that depends on weights
+    arguments: tuple[int | Rows, ...]  # everything else; shapes alone decide it
+    source: str  # the file of the runtime that has the function
+    reason: str = ""  # why this kernel may be used, for a comment
+    calls: tuple[Call, ...] = ()  # one after another, where `arguments` is not enough
 
-
-def block_bytes(kernel: Kernel, num_inputs: int, num_outputs: int) -> int:
-    """Return the size of a block from shapes alone."""
-    sizes = {
-        Kernel.OBSERVATION_F32: 12,
-        Kernel.DENSE_S8: 4 + 8 * num_outputs + _padded(num_outputs) + _padded(num_outputs * num_inputs),
-        Kernel.LOOKUP_S8: 256,
-        Kernel.ARGMAX: 4,
-        Kernel.ARGMAX_MASKED: 4,
-        Kernel.AFFINE_F32: 20 * num_outputs,
-    }
-    return sizes[kernel]
-
-
-def pack_dense(layer: Dense, source: Tensor, target: Tensor) -> bytes:
-    """Pack FULLY_CONNECTED rows, zero point folded into the bias: nothing is left to add to an input."""
-    _require_clampable(layer, source)
-    row_sums = layer.weights.astype(np.int64).sum(axis=1)
-    folded = layer.bias.astype(np.int64) - source.zero_point * row_sums
-    # |folded| is within accumulator_bound, and so are all partial sums: |zero_point| <= farthest input.
-    assert np.all(np.abs(folded) < 2**31)
-    ranges = (source.zero_point, target.zero_point, layer.output_min, layer.output_max)
-    return b"".join(
-        (
-            np.array(ranges, np.int8).tobytes(),
-            folded.astype("<i4").tobytes(),
-            layer.multiplier.astype("<i4").tobytes(),
-            _pad(layer.shift.astype(np.int8).tobytes()),
-            _pad(np.ascontiguousarray(layer.weights, np.int8).tobytes()),
-        )
-    )
-
-
-def unpack_dense(block: bytes, num_inputs: int, num_outputs: int) -> PackedDense:
-    """Invert `pack_dense`."""
-    ranges = np.frombuffer(block, np.int8, 4)
-    folded = np.frombuffer(block, "<i4", num_outputs, 4)
-    multiplier = np.frombuffer(block, "<i4", num_outputs, 4 + 4 * num_outputs)
-    place = 4 + 8 * num_outputs
-    shift = np.frombuffer(block, np.int8, num_outputs, place)
-    weights = np.frombuffer(block, np.int8, num_outputs * num_inputs, place + _padded(num_outputs))
-    weights = weights.reshape(num_outputs, num_inputs)
-    bias = folded.astype(np.int64) + int(ranges[0]) * weights.astype(np.int64).sum(axis=1)
-    return PackedDense(
-        weights,
-        bias.astype(np.int32),
-        multiplier.astype(np.int32),
-        shift.astype(np.int32),
-        *(int(v) for v in ranges),
-    )
-
-
-def pack_lookup(layer: Lookup) -> bytes:
-    """Pack the table of an elementwise function."""
-    return layer.table.tobytes()
-
-
-def unpack_lookup(block: bytes) -> NDArray[np.int8]:
-    """Invert `pack_lookup`."""
-    return np.frombuffer(block, np.int8, 256).copy()
+    def all_calls(self, num_inputs: int) -> tuple[Call, ...]:
+        """Return the calls of a layer of so many inputs, in order."""
+        operands = (*((BLOCK,) if self.block else ()), *range(num_inputs))
+        return self.calls or (Call(self.function, operands, self.arguments),)
 
 
 def pack_observation(edge: ObservationEdge) -> bytes:
     """Pack the numbers that quantize a float32 observation."""
     multiplier, bias = edge.inverse
-    return _words(multiplier, bias, edge.zero_point)
+    return words(multiplier, bias, edge.zero_point)
 
 
 def pack_argmax(edge: ArgmaxEdge) -> bytes:
@@ -117,38 +101,35 @@ def pack_argmax(edge: ArgmaxEdge) -> bytes:
         raise UnsupportedOperatorError(
             f"The action space starts at {edge.start}, which does not fit int32. Renumber its actions."
         )
-    return _words(edge.start)
+    return words(edge.start)
 
 
 def pack_affine(edge: AffineEdge) -> bytes:
     """Pack a row {gain, offset, low, high, fraction_bits} an action."""
     rows = zip(edge.gain, edge.offset, edge.low, edge.high, edge.fraction_bits, strict=True)
-    return b"".join(_words(*row) for row in rows)
+    return b"".join(words(*row) for row in rows)
+
+
+def pack_constant(values: NDArray[Any]) -> bytes:
+    """Pack a constant that layers read like an activation."""
+    return pad(np.ascontiguousarray(values, values.dtype.newbyteorder("<")).tobytes())
 
 
 def unpack_words(block: bytes) -> tuple[int, ...]:
     """Return a block of int32 words, the inverse of the edges' packing."""
-    return tuple(int(v) for v in np.frombuffer(block, "<i4"))
+    return tuple(int.from_bytes(block[i : i + 4], "little", signed=True) for i in range(0, len(block), 4))
 
 
-def _require_clampable(layer: Dense, source: Tensor) -> None:
-    left = np.maximum(layer.shift, 0).astype(np.int64)
-    right = np.maximum(-layer.shift, 0).astype(np.int64)
-    scaled = (accumulator_bound(layer, source.zero_point) << left) >> right
-    if np.any(scaled > _LARGEST_SCALED):
-        raise UnsupportedOperatorError(
-            f"FULLY_CONNECTED at '{layer.name}' is not supported: output {int(np.argmax(scaled))} could "
-            "overflow 32 bits when it is rescaled. Use fewer inputs or smaller biases."
-        )
-
-
-def _words(*values: int) -> bytes:
+def words(*values: int) -> bytes:
+    """Return int32 or uint32 numbers as little-endian words."""
     return b"".join((value & 0xFFFFFFFF).to_bytes(4, "little") for value in values)
 
 
-def _padded(size: int) -> int:
+def padded(size: int) -> int:
+    """Round a size up to whole words."""
     return size + -size % 4
 
 
-def _pad(values: bytes) -> bytes:
+def pad(values: bytes) -> bytes:
+    """Append zeros up to whole words."""
     return values + bytes(-len(values) % 4)

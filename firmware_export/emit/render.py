@@ -4,13 +4,20 @@ import re
 from collections.abc import Mapping
 from importlib.resources import files
 
+import numpy as np
+
 from edgeqrl.network.edges import AffineEdge, ArgmaxEdge
 from edgeqrl.network.integer_policy import IntegerPolicy, num_outputs
-from edgeqrl.network.ir import Dense, IntegerNetwork, Layer, accumulator_bound
+from edgeqrl.network.ir import IntegerNetwork, Layer
 from firmware_export.emit.arena import plan_arena
 from firmware_export.emit.c_literals import c_comment, c_words
-from firmware_export.emit.params import Entry, executed_layers, plan_params
+from firmware_export.emit.interface import interface_values
+from firmware_export.emit.packing import BLOCK, LayerCode, Rows
+from firmware_export.emit.params import Entry, Layout, executed_layers
 
+_WIDTH = 100
+# Aliasing types: activations of every dtype share the arena, constants the params.
+_C_TYPES = {"int8": "int8_t", "int16": "eqrl_s16", "int32": "eqrl_s32"}
 _PLACEHOLDER = re.compile(r"@(\w+)@")
 
 
@@ -20,68 +27,117 @@ def fill_template(name: str, values: Mapping[str, object]) -> bytes:
     return _PLACEHOLDER.sub(lambda match: str(values[match[1]]), text).encode()
 
 
-def policy_values(policy: IntegerPolicy, *, ownership: str) -> dict[str, object]:
+def policy_values(policy: IntegerPolicy, layout: Layout, *, ownership: str) -> dict[str, object]:
     """Return what the templates need to know about `policy`."""
-    network, layout = policy.network, plan_params(policy)
-    arena = plan_arena(network)
+    network, arena = policy.network, plan_arena(policy.network)
+    source, target = (network.tensors[names[0]] for names in (network.inputs, network.outputs))
     values: dict[str, object] = {
         "name": policy.name,
         "NAME": policy.name.upper(),
         "ownership": ownership,
         "num_inputs": policy.observation.size,
         "num_outputs": num_outputs(policy.action),
-        "num_layers": len(executed_layers(policy)),
+        "num_layers": len(layout.codes),
         "arena_bytes": arena.total_bytes,
         "params_bytes": layout.total_bytes,
         "state_bytes": 4 + arena.total_bytes,
         "observation_shape": _c_shape(policy.observation.shape),
         "contract": c_words(layout.contract),
-        "observation_at": layout.entries[0].offset // 4,
-        "input_offset": arena.offsets[network.inputs[0]],
-        "output_offset": arena.offsets[network.outputs[0]],
-        "layers": _layer_calls(policy, layout.entries[1:-1], arena.offsets),
+        "observation_at": layout.observation.offset // 4,
+        "input_type": f"{source.dtype}_t",
+        "output_type": f"{target.dtype}_t",
+        "element_bytes": np.dtype(source.dtype).itemsize,
+        "input_offset": arena.offsets[source.name],
+        "output_offset": arena.offsets[target.name],
+        "shapes": _shape_constants(policy.name, layout.codes),
+        "layers": _layer_calls(policy, layout, arena.offsets),
     }
-    return values | _action_values(policy, layout.entries[-1]) | _mask_values(policy)
+    values |= interface_values(policy.name, network, arena.offsets)
+    return values | _action_values(policy, layout.action) | _mask_values(policy)
 
 
-def params_source(policy: IntegerPolicy, blob: bytes, values: Mapping[str, object]) -> bytes:
+def params_source(policy: IntegerPolicy, layout: Layout, blob: bytes, values: Mapping[str, object]) -> bytes:
     """Return the C file that holds `blob`, each block under a comment that says what it is."""
-    layout = plan_params(policy)
-    parts = [_commented_words("header and entries", blob[: layout.entries[0].offset])]
-    for entry, comment in zip(layout.entries, _block_comments(policy), strict=True):
+    parts = [_commented_words("header and entries", blob[: layout.observation.offset])]
+    for entry, comment in zip(layout.entries, _block_comments(policy, layout), strict=True):
         parts.append(_commented_words(comment, blob[entry.offset : entry.offset + entry.num_bytes]))
     return fill_template("params.c.in", {**values, "words": "".join(parts)})
 
 
 def describe_layer(layer: Layer, network: IntegerNetwork) -> str:
-    """Return one line for people: operator, tensor and shapes."""
-    kind = {"Dense": "FULLY_CONNECTED", "Reshape": "RESHAPE"}.get(type(layer).__name__, "")
-    function = kind or getattr(layer, "function", "")
-    sizes = f"{network.tensors[layer.input].size} -> {network.tensors[layer.output].size}"
-    return c_comment(f"{function} '{layer.name}', {sizes}")
+    """Return one line for people: operator, tensor and sizes."""
+    sizes = " + ".join(str(network.tensors[name].size) for name in layer.inputs)
+    return c_comment(f"{layer.operator} '{layer.name}', {sizes} -> {network.tensors[layer.output].size}")
 
 
-def _layer_calls(policy: IntegerPolicy, entries: tuple[Entry, ...], offsets: Mapping[str, int]) -> str:
+def _layer_calls(policy: IntegerPolicy, layout: Layout, offsets: Mapping[str, int]) -> str:
+    network = policy.network
     calls = []
-    for index, (layer, entry) in enumerate(zip(executed_layers(policy), entries, strict=True)):
-        is_dense = isinstance(layer, Dense)
-        kernel = "eqrl_dense_s8" if is_dense else "eqrl_lookup_s8"
-        sizes = f"{entry.num_inputs}u, {entry.num_outputs}u" if is_dense else f"{entry.num_outputs}u"
-        pointers = (
-            f"params + {entry.offset // 4}, arena + {offsets[layer.input]}, arena + {offsets[layer.output]}"
-        )
-        calls.append(
-            f"    if (eqrl_is_selected({index}u, first, last)) {{\n"
-            f"        {kernel}({pointers}, {sizes});\n"
-            "    }\n"
-        )
+    for index, layer in enumerate(executed_layers(policy)):
+        places = {i: _place(network, layout, offsets, name) for i, name in enumerate(layer.inputs)}
+        places[BLOCK] = f"params + {layout.layers[index].offset // 4}"
+        output = _place(network, layout, offsets, layer.output)
+        body = ""
+        for number, call in enumerate(layout.codes[index].all_calls(len(layer.inputs))):
+            parts = [*(places[operand] for operand in call.operands), output]
+            for place, argument in enumerate(call.arguments):
+                shape = _shape_name(policy.name, index, number, place)
+                parts.append(f"{argument}u" if isinstance(argument, int) else shape)
+            body += f"        {_wrapped_call(call.function, parts)}\n"
+        calls.append(f"    if (eqrl_is_selected({index}u, first, last)) {{\n{body}    }}\n")
     locals_ = "    const uint32_t *const params = state->params;\n    int8_t *const arena = state->arena;\n"
-    return locals_ + "".join(calls) if calls else ""
+    uses = "".join(calls)
+    unused = "".join(f"    (void){name};\n" for name in ("params", "arena") if f"{name} +" not in uses)
+    return locals_ + unused + uses if calls else ""
+
+
+def _wrapped_call(function: str, arguments: list[str]) -> str:
+    """Break a call into lines of at most _WIDTH columns."""
+    lines, line = [], f"{function}("
+    for i, argument in enumerate(arguments):
+        piece = argument + (");" if i == len(arguments) - 1 else ", ")
+        if len(line) + len(piece) > _WIDTH - 8 and not line.endswith("("):
+            lines.append(line.rstrip())
+            line = "    "
+        line += piece
+    return "\n        ".join([*lines, line])
+
+
+def _place(network: IntegerNetwork, layout: Layout, offsets: Mapping[str, int], name: str) -> str:
+    """Return the pointer to an activation in the arena, or to a constant in the params."""
+    dtype = network.tensors[name].dtype
+    if name in layout.constants:
+        return f"(const {_C_TYPES[dtype]} *)(const void *)(params + {layout.constants[name] // 4})"
+    where = f"arena + {offsets[name]}"
+    return where if dtype == "int8" else f"({_C_TYPES[dtype]} *)(void *)({where})"
+
+
+def _shape_name(policy: str, layer: int, call: int, place: int) -> str:
+    return f"{policy}_shape_{layer}_{call}_{place}"
+
+
+def _shape_constants(name: str, codes: tuple[LayerCode, ...]) -> str:
+    """Return the arrays of structs that calls refer to."""
+    text = []
+    for index, code in enumerate(codes):
+        calls = code.all_calls(0)  # of whatever operands
+        arguments = ((i, place, a) for i, call in enumerate(calls) for place, a in enumerate(call.arguments))
+        for i, place, argument in arguments:
+            if isinstance(argument, Rows):
+                rows = "".join(f"    {_c_row(row)},\n" for row in argument.rows)
+                declared = f"{_shape_name(name, index, i, place)}[{len(argument.rows)}]"
+                text.append(f"\nstatic const {argument.type} {declared} = {{\n{rows}}};\n")
+    return "".join(text)
+
+
+def _c_row(row: tuple[int | tuple[int, ...], ...]) -> str:
+    return "{" + ", ".join(str(v) if isinstance(v, int) else _c_row(v) for v in row) + "}"
 
 
 def _action_values(policy: IntegerPolicy, entry: Entry) -> dict[str, object]:
     action, block = policy.action, f"state->params + {entry.offset // 4}"
     size = f"{policy.name.upper()}_NUM_OUTPUTS"
+    element_bytes = np.dtype(policy.network.tensors[policy.network.outputs[0]].dtype).itemsize
     features = " x ".join(str(n) for n in policy.observation.shape) or "1"
     observed = f"{features} float observation{_plural(policy.observation.size)} in"
     if isinstance(action, AffineEdge):
@@ -90,7 +146,7 @@ def _action_values(policy: IntegerPolicy, entry: Entry) -> dict[str, object]:
             "action_layout": f"{4 * len(action.gain)} bytes.",
             "action_field": f"    float action[{size}]; /* shape {_c_shape(action.shape)} */\n",
             "decode": f"    const uint32_t *const block = {block};\n"
-            f"    eqrl_affine_f32(block, output, action->action, {size});\n",
+            f"    eqrl_affine_f32(block, output, {element_bytes}u, action->action, {size});\n",
             "example_print": '    printf("action[0] = %g\\n", (double)action.action[0]);\n',
         }
     last = action.start + action.num_actions - 1
@@ -101,7 +157,7 @@ def _action_values(policy: IntegerPolicy, entry: Entry) -> dict[str, object]:
         "action_layout": "4 bytes.",
         "action_field": f"    int32_t action; /* {action.start} to {last} */\n",
         "decode": f"    const uint32_t *const block = {block};\n"
-        f"    action->action = {masked}(block, output, {mask}{size});\n",
+        f"    action->action = {masked}(block, output, {element_bytes}u, {mask}{size});\n",
         "example_print": '    printf("action = %d\\n", (int)action.action);\n',
     }
 
@@ -130,15 +186,12 @@ def _mask_values(policy: IntegerPolicy) -> dict[str, object]:
     }
 
 
-def _block_comments(policy: IntegerPolicy) -> list[str]:
+def _block_comments(policy: IntegerPolicy, layout: Layout) -> list[str]:
     comments = [f"observation: zero point {policy.observation.zero_point}"]
-    for index, layer in enumerate(executed_layers(policy)):
-        comment = f"layer {index}: {describe_layer(layer, policy.network)}"
-        if isinstance(layer, Dense):
-            zero_point = policy.network.tensors[layer.input].zero_point
-            bound = int(accumulator_bound(layer, zero_point).max())
-            comment += f"; eqrl_dense_s8: no |accumulator| above {bound}, so int32 is enough"
-        comments.append(comment)
+    for index, (layer, code) in enumerate(zip(executed_layers(policy), layout.codes, strict=True)):
+        reason = f"; {code.function}: {code.reason}" if code.reason else ""
+        comments.append(f"layer {index}: {describe_layer(layer, policy.network)}{reason}")
+    comments += [c_comment(f"constant '{name}'") for name in policy.network.constants]
     return [*comments, "action"]
 
 

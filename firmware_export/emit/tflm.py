@@ -3,25 +3,19 @@
 from collections.abc import Mapping
 
 from edgeqrl.network.integer_policy import IntegerPolicy
-from edgeqrl.network.ir import Dense, IntegerNetwork, Layer, Lookup
+from edgeqrl.network.ir import IntegerNetwork
+from edgeqrl.network.layers import Linear
+from edgeqrl.network.tflite_model import parse_tflite
 from firmware_export.emit.c_literals import c_bytes
 from firmware_export.emit.render import fill_template
 
-# MicroMutableOpResolver's method for each operator; it has none for RELU_N1_TO_1.
-_ADD_METHODS = {
-    "FULLY_CONNECTED": "AddFullyConnected",
-    "LOGISTIC": "AddLogistic",
-    "QUANTIZE": "AddQuantize",
-    "RELU": "AddRelu",
-    "RELU6": "AddRelu6",
-    "RESHAPE": "AddReshape",
-    "TANH": "AddTanh",
-}
+# Builtins that MicroMutableOpResolver has no method for.
+_MISSING = {"GELU", "RELU_0_TO_1", "RELU_N1_TO_1", "REVERSE_V2", "TILE"}
 
 
 def tflm_sources(policy: IntegerPolicy, tflite: bytes, values: Mapping[str, object]) -> dict[str, bytes]:
     """Return tflm/NAME_model_data.h and .cc; `tflite` goes in unchanged."""
-    operators = sorted({operator_name(layer) for layer in policy.network.layers})
+    operators = sorted({op.name for op in parse_tflite(tflite).operators}) if tflite else []
     facts = {
         **values,
         "operators": "".join(_resolver_line(op) for op in operators),
@@ -34,13 +28,6 @@ def tflm_sources(policy: IntegerPolicy, tflite: bytes, values: Mapping[str, obje
     return {path: fill_template(f"model_data.{path.rsplit('.', 1)[1]}.in", facts) for path in paths}
 
 
-def operator_name(layer: Layer) -> str:
-    """Return the LiteRT builtin that a layer came from."""
-    if isinstance(layer, Dense):
-        return "FULLY_CONNECTED"
-    return layer.function if isinstance(layer, Lookup) else "RESHAPE"
-
-
 def tflm_arena_bytes(network: IntegerNetwork) -> int:
     """Estimate from above the arena that TFLM needs for `network`; its interpreter is not run.
 
@@ -48,12 +35,18 @@ def tflm_arena_bytes(network: IntegerNetwork) -> int:
     keeps for each operator and once. The two constants a layer are what its interpreter was seen to take
     on a 64-bit host and a third more; a 32-bit core takes less. A test compares with what it takes today.
     """
-    activations = sum(-(-tensor.size // 16) * 16 for tensor in network.tensors.values())
-    kept = sum(352 + 8 * len(layer.bias) if isinstance(layer, Dense) else 192 for layer in network.layers)
+    activations = sum(-(-tensor.num_bytes // 16) * 16 for tensor in network.tensors.values())
+    kept = sum(352 + 8 * len(layer.bias) if isinstance(layer, Linear) else 192 for layer in network.layers)
     return -(-(1024 + activations + kept) // 16) * 16
 
 
 def _resolver_line(operator: str) -> str:
-    if operator in _ADD_METHODS:
-        return f" *   resolver.{_ADD_METHODS[operator]}();\n"
-    return f" *   {operator}: TensorFlow Lite Micro has no such operator; this model runs on eqrl only.\n"
+    if operator in _MISSING:
+        return f" *   {operator}: TensorFlow Lite Micro has no such operator; this model runs on eqrl only.\n"
+    return f" *   resolver.{resolver_method(operator)}();\n"
+
+
+def resolver_method(operator: str) -> str:
+    """Return MicroMutableOpResolver's method for a builtin: CONV_2D -> AddConv2D."""
+    words = "".join(word.capitalize() for word in operator.split("_"))
+    return f"Add{words.replace('2d', '2D').replace('Padv2', 'PadV2')}"

@@ -4,33 +4,34 @@ The board's own memory map is used and the ELF's own state, observation and acti
 there and nothing is timed: what is proven is that these instructions give these answers.
 """
 
-import json
-import os
-import struct
-import subprocess
-import sys
-import tempfile
-import threading
-import weakref
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from importlib.util import find_spec
-from pathlib import Path
-from typing import IO, Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeqrl.errors import DataError, DeviceError, MissingToolError
+from edgeqrl.errors import DataError, DeviceError, MissingToolError, require_name
 from firmware_export.board import Board
-from firmware_export.elf import read_elf
+from firmware_export.elf import Elf, read_elf
+from firmware_export.emulators.qemu_engine import QemuEngine
+from firmware_export.emulators.unicorn_engine import UNICORN_CORES, EmulatorProcess, memory_of, open_unicorn
 
-_WORKER = Path(__file__).with_name("unicorn_worker.py")
-_FRAME = struct.Struct("<II")
-_TIMEOUT_S = 120.0  # of one request; a worker that is silent for longer is ended
 _ROWS_A_REQUEST = 1024
-_SECONDS_TO_EXIT = 2.0
+_DEEPEST_STACK = 4096  # bytes that a profile paints at most
+_ALIGNMENT = 16  # of what is put into free RAM
+
+
+class Engine(Protocol):
+    """What runs the code: unicorn in a process of its own, or QEMU through its GDB stub."""
+
+    def request(self, kind: str, header: Mapping[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
+        """Answer "call", "map" or "profile"; raises DeviceError on a fault, silence or death."""
+        ...
+
+    def close(self) -> None:
+        """End it; does nothing the second time."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,13 @@ class Boot:
 class EmulatedFirmware:
     """A firmware's policy on an emulated core. Close it, or use it as a context manager."""
 
-    def __init__(self, elf: bytes, name: str, board: Board) -> None:
+    def __init__(self, elf: bytes, name: str, board: Board, *, engine: str | None = None) -> None:
         """Start the emulator's process, load the ELF of policy `name` and call NAME_init.
 
-        Raises MissingToolError without unicorn, DataError if the ELF is none of ours, and DeviceError if the
-        policy does not start.
+        engine  "unicorn" or "qemu"; None: unicorn where it has the core, for it is faster and needs no root
+
+        Raises MissingToolError without the emulator, DataError if the ELF is none of ours, and DeviceError if
+        the policy does not start or the emulator has no such core or board.
         """
         self.core = board.core
         self._name = name
@@ -76,9 +79,12 @@ class EmulatedFirmware:
             raise
         except Exception as error:  # a damaged ELF can fail in any way at all
             raise DataError(f"The firmware's ELF is damaged: {error!r}. Build it again.") from error
-        self._process = EmulatorProcess()
+        self.engine = engine or ("unicorn" if board.core in UNICORN_CORES else "qemu")
+        self._process = _open_engine(self.engine, elf, self._elf, board)
         try:
-            self._start()
+            status = self.init()
+            if status < 0:
+                raise DeviceError(f"{self._name}_init returned {status} on the emulated {self.core}.")
         except BaseException:
             self.close()
             raise
@@ -98,20 +104,29 @@ class EmulatedFirmware:
         where = self._free if params is not None else 0
         chunks = [[where, len(params)]] if params is not None else []
         if params is not None:
-            self._free += -(-len(params) // 16) * 16
+            self._free += _aligned(len(params))
         return self._call("init", (self._state.address, where), chunks, params or b"")
 
     def step(self, observations: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
         """Call NAME_step on structs: [N, observation_bytes] in, [N, action_bytes] and status [N] out."""
         ends = (self._observation.address, self._action.address)
-        return self._map("step", observations, ends, self.action_bytes)
+        return self._map("step", (self._state.address, *ends), observations, ends, self.action_bytes)
 
-    def infer(self, inputs: NDArray[np.int8], num_outputs: int) -> tuple[NDArray[np.int8], NDArray[np.int32]]:
-        """Call NAME_infer on int8 [N, num_inputs]; return int8 [N, num_outputs] and status [N]."""
-        rows = np.ascontiguousarray(inputs, np.int8).reshape(len(inputs), -1).view(np.uint8)
-        ends = (self._free, self._free + -(-rows.shape[1] // 4) * 4)
-        outputs, status = self._map("infer", rows, ends, num_outputs)
-        return outputs.view(np.int8), status
+    def infer(
+        self,
+        inputs: NDArray[np.uint8],
+        *,
+        input_offsets: Sequence[int] = (0,),
+        output_offsets: Sequence[int] = (0,),
+        output_bytes: int,
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+        """Call NAME_infer(state, inputs..., outputs...); return uint8 [N, output_bytes] and status [N].
+
+        A row of `inputs` [N, in_bytes] holds all inputs, each at its offset; all outputs lie in one block,
+        each at its offset. Raises DeviceError where the board's free RAM cannot hold a row.
+        """
+        arguments, ends = self._ends(inputs.shape[1], input_offsets, output_offsets, output_bytes)
+        return self._map("infer", arguments, inputs, ends, output_bytes)
 
     def profile(self, observation: NDArray[np.uint8]) -> Profile:
         """Count one NAME_step on a struct [observation_bytes], on a copy of the machine."""
@@ -125,12 +140,33 @@ class EmulatedFirmware:
         """Count the instructions of one NAME_step. They are not cycles."""
         return self.profile(observation).instructions
 
-    def profile_infer(self, values: NDArray[np.int8]) -> Profile:
-        """Count one NAME_infer on int8 [num_inputs], on a copy of the machine."""
-        payload = np.ascontiguousarray(values, np.int8).tobytes()
-        output = self._free + -(-len(payload) // 4) * 4
-        arguments = (self._state.address, self._free, output)
-        return self._profile("infer", arguments, [[self._free, len(payload)]], payload)
+    def profile_infer(
+        self,
+        row: NDArray[np.uint8],
+        *,
+        input_offsets: Sequence[int] = (0,),
+        output_offsets: Sequence[int] = (0,),
+        output_bytes: int,
+    ) -> Profile:
+        """Count one NAME_infer on a row uint8 [in_bytes] as in `infer`, on a copy of the machine."""
+        payload = np.ascontiguousarray(row, np.uint8).tobytes()
+        arguments, ends = self._ends(len(payload), input_offsets, output_offsets, output_bytes)
+        return self._profile("infer", arguments, [[ends[0], len(payload)]], payload)
+
+    @property
+    def free_address(self) -> int:
+        """Return where free RAM begins."""
+        return self._free
+
+    def call_code(self, code: bytes, *arguments: int) -> int:
+        """Put machine code into free RAM, call it with integers and return its result as a signed number."""
+        chunks = [[self._free, len(code)]]
+        header = {"function": self._free, "arguments": arguments, "chunks": chunks}
+        return int(self._process.request("call", header, code)[0]["result"])
+
+    def profile_code(self, code: bytes, *arguments: int) -> Profile:
+        """Count such a call, on a copy of the machine."""
+        return self._profile_at(self._free, arguments, [[self._free, len(code)]], code)[0]
 
     def close(self) -> None:
         """End the emulator's process; does nothing the second time."""
@@ -142,19 +178,20 @@ class EmulatedFirmware:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _start(self) -> None:
-        chunks = [[s.address, len(s.content)] for s in self._elf.segments if s.content]
-        content = b"".join(s.content for s in self._elf.segments)
-        header = {
-            "core": self.core,
-            "memory": _memory(self._board),
-            "chunks": chunks,
-            "stack_top": self._stack_top,
-        }
-        self._process.request("load", header, content)
-        status = self.init()
-        if status < 0:
-            raise DeviceError(f"{self._name}_init returned {status} on the emulated {self.core}.")
+    def _ends(
+        self, in_bytes: int, input_offsets: Sequence[int], output_offsets: Sequence[int], output_bytes: int
+    ) -> tuple[tuple[int, ...], tuple[int, int]]:
+        """Return the arguments of NAME_infer, and where its row and its outputs lie in free RAM."""
+        source = self._free
+        target = source + _aligned(in_bytes)
+        if target + _aligned(output_bytes) + _DEEPEST_STACK // 8 > self._stack_top:
+            there = self._stack_top - self._free
+            raise DeviceError(
+                f"The RAM of {self._board.name} has {there:,} free bytes: too few for one input of "
+                f"{in_bytes:,} and one output of {output_bytes:,} beside the policy; emulate a larger board."
+            )
+        pointers = [source + offset for offset in input_offsets] + [target + at for at in output_offsets]
+        return (self._state.address, *pointers), (source, target)
 
     def _call(
         self, function: str, arguments: Sequence[int], chunks: Sequence[Sequence[int]], payload: bytes
@@ -166,28 +203,38 @@ class EmulatedFirmware:
     def _profile(
         self, function: str, arguments: Sequence[int], chunks: Sequence[Sequence[int]], payload: bytes
     ) -> Profile:
+        profile, result = self._profile_at(self._function(function), arguments, chunks, payload)
+        if result < 0:
+            raise DeviceError(f"{self._name}_{function} returned {result} on the emulated {self.core}.")
+        return profile
+
+    def _profile_at(
+        self, function: int, arguments: Sequence[int], chunks: Sequence[Sequence[int]], payload: bytes
+    ) -> tuple[Profile, int]:
         header = {
-            "function": self._function(function),
+            "function": function,
             "arguments": arguments,
             "chunks": chunks,
-            "stack_bytes": min(4096, (self._stack_top - self._free) // 2 & ~3),
+            "stack_bytes": min(_DEEPEST_STACK, (self._stack_top - self._free) // 2 & ~3),
         }
         reply, _ = self._process.request("profile", header, payload)
-        if reply["result"] < 0:
-            raise DeviceError(
-                f"{self._name}_{function} returned {reply['result']} on the emulated {self.core}."
-            )
         unaligned = tuple(reply["unaligned"])
-        return Profile(reply["instructions"], reply["stack_bytes"], reply["trace_sha256"], unaligned)
+        counted = Profile(reply["instructions"], reply["stack_bytes"], reply["trace_sha256"], unaligned)
+        return counted, reply["result"]
 
     def _map(
-        self, function: str, rows: NDArray[np.uint8], ends: tuple[int, int], output_bytes: int
+        self,
+        function: str,
+        arguments: Sequence[int],
+        rows: NDArray[np.uint8],
+        ends: tuple[int, int],
+        output_bytes: int,
     ) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
         outputs = np.empty((len(rows), output_bytes), np.uint8)
         status = np.empty(len(rows), np.int32)
         header = {
             "function": self._function(function),
-            "state": self._state.address,
+            "arguments": arguments,
             "input": ends[0],
             "output": ends[1],
             "input_bytes": rows.shape[1],
@@ -234,7 +281,7 @@ def boot(
     written = [(ram.start, rubbish), (start, image), *chunks]
     header = {
         "core": board.core,
-        "memory": _memory(board),
+        "memory": memory_of(board),
         "chunks": [[address, len(content)] for address, content in written],
         "pc": pc,
         "sp": sp,
@@ -252,94 +299,14 @@ def boot(
     return Boot(text.decode("ascii", "replace"), writes, reply["pc"])
 
 
-class EmulatorProcess:
-    """The worker's process, its frames, and its end."""
-
-    def __init__(self) -> None:
-        if find_spec("unicorn") is None:
-            raise MissingToolError(
-                'Emulation needs unicorn; install it with `pip install "edgeqrl[firmware]"`.'
-            )
-        self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by _stop
-        # -P: nothing in the user's folder or beside the worker may be imported by accident.
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", str(_WORKER)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            env=dict(os.environ),
-            start_new_session=True,  # Ctrl-C reaches the parent, and the parent ends the child
-        )
-        self._finalizer = weakref.finalize(self, _stop, self._process, self._log)
-
-    def request(self, kind: str, header: Mapping[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
-        """Send one request and return the reply; raises DeviceError on a fault, silence or death."""
-        watchdog = threading.Timer(_TIMEOUT_S, self._process.kill)
-        watchdog.start()
-        try:
-            reply, content = self._exchange(kind, header, payload)
-        except (OSError, EOFError) as error:
-            self._process.kill()
-            raise DeviceError(
-                f"The emulator stopped answering{self._last_words()}; run the command again."
-            ) from error
-        except BaseException:
-            self.close()  # a reply may be half read
-            raise
-        finally:
-            watchdog.cancel()
-        if "error" in reply:
-            raise DeviceError(f"The emulated core stopped: {reply['error']}.")
-        return reply, content
-
-    def close(self) -> None:
-        """End the process."""
-        self._finalizer()
-
-    def _exchange(self, kind: str, header: Mapping[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
-        source, target = self._process.stdout, self._process.stdin
-        assert source is not None
-        assert target is not None
-        text = json.dumps({"request": kind, **header}).encode()
-        target.write(_FRAME.pack(len(text), len(payload)) + text + payload)
-        target.flush()
-        lengths = _read(source, _FRAME.size)
-        header_bytes, payload_bytes = _FRAME.unpack(lengths)
-        return json.loads(_read(source, header_bytes)), _read(source, payload_bytes)
-
-    def _last_words(self) -> str:
-        self._log.seek(0)
-        lines = self._log.read().decode("utf-8", "replace").strip().splitlines()
-        return f" ({lines[-1]})" if lines else ""
+def _open_engine(name: str, data: bytes, elf: Elf, board: Board) -> Engine:
+    require_name("engine", name, ("unicorn", "qemu"))
+    if name == "qemu":
+        return QemuEngine(data, elf, board)
+    if board.core not in UNICORN_CORES:
+        raise DeviceError(f"unicorn has no {board.core}; emulate it in QEMU.")
+    return open_unicorn(elf, board)
 
 
-def _read(source: IO[bytes], size: int) -> bytes:
-    data = source.read(size)
-    if len(data) != size:
-        raise EOFError
-    return data
-
-
-def _stop(process: subprocess.Popen[bytes], log: IO[bytes]) -> None:
-    """End a worker: it stops when its input ends; one that does not is killed."""
-    for stream in (process.stdin, process.stdout):
-        if stream is not None:
-            with suppress(OSError):
-                stream.close()
-    try:
-        process.wait(_SECONDS_TO_EXIT)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    log.close()
-
-
-def _memory(board: Board) -> list[list[int]]:
-    """Return (start, bytes) of the memory that exists, adjacent regions joined: emulators map whole pages."""
-    joined: list[list[int]] = []
-    for region in sorted(board.regions, key=lambda region: region.start):
-        if joined and sum(joined[-1]) == region.start:
-            joined[-1][1] += region.bytes
-        else:
-            joined.append([region.start, region.bytes])
-    return joined
+def _aligned(size: int) -> int:
+    return -(-size // _ALIGNMENT) * _ALIGNMENT

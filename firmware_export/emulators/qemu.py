@@ -11,28 +11,46 @@ from firmware_export.board import Board
 
 TIMEOUT_S = 30.0
 
+# port -> program, Debian's package, further options. The RISC-V core has what the firmware may use, no more.
+_PROGRAMS = {
+    "cortex_m": ("qemu-system-arm", "qemu-system-arm", ()),
+    "riscv32": (
+        "qemu-system-riscv32",
+        "qemu-system-misc",
+        ("-bios", "none", "-cpu", "rv32,f=off,d=off,zba=off,zbb=off,zbc=off,zbs=off"),
+    ),
+}
+_SLOWLY = b"clock fault, running slowly"
 
-def boot_in_qemu(elf: bytes, board: Board, *, timeout_s: float = TIMEOUT_S) -> str:
-    """Boot `elf` and return the first line that it sends on its UART.
 
-    Raises MissingToolError without qemu-system-arm, DeviceError if QEMU has no such board, fails, or if no
-    line comes within `timeout_s`.
+def qemu_command(board: Board, elf: Path) -> list[str]:
+    """Return the call of QEMU that loads `elf`, without a display.
+
+    Raises MissingToolError without QEMU for the board's core, DeviceError if it has no such board.
     """
     if board.qemu_machine is None:
         raise DeviceError(
             f"QEMU has no model of {board.name}; boards with `qemu_machine` can be booted in it."
         )
-    qemu = shutil.which("qemu-system-arm")
-    if qemu is None:
-        raise MissingToolError(
-            "qemu-system-arm is not installed; get it with `sudo apt install qemu-system-arm`."
-        )
+    name, package, options = _PROGRAMS[board.port]
+    program = shutil.which(name)
+    if program is None:
+        raise MissingToolError(f"{name} is not installed; get it with `sudo apt install {package}`.")
+    display = ["-display", "none", "-monitor", "none"]
+    return [program, "-M", board.qemu_machine, *options, "-kernel", str(elf), *display]
+
+
+def boot_in_qemu(elf: bytes, board: Board, *, timeout_s: float = TIMEOUT_S) -> str:
+    """Boot `elf` and return the first line that it sends on its UART, after one about a clock fault, if any.
+
+    Raises MissingToolError without QEMU, DeviceError if QEMU has no such board, fails, or if no line comes
+    within `timeout_s`.
+    """
     with tempfile.TemporaryDirectory(prefix="edgeqrl-") as name, tempfile.TemporaryFile() as log:
         path = Path(name) / "firmware.elf"
         path.write_bytes(elf)
-        display = ["-display", "none", "-monitor", "none", "-serial", "stdio"]
         process = subprocess.Popen(
-            [qemu, "-M", board.qemu_machine, "-kernel", str(path), *display],
+            [*qemu_command(board, path), "-serial", "stdio"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -43,6 +61,10 @@ def boot_in_qemu(elf: bytes, board: Board, *, timeout_s: float = TIMEOUT_S) -> s
         try:
             assert process.stdout is not None
             line = process.stdout.readline()
+            text = line
+            while line.strip().endswith(_SLOWLY):
+                line = process.stdout.readline()
+                text += line
         finally:
             watchdog.cancel()
             process.kill()
@@ -53,4 +75,4 @@ def boot_in_qemu(elf: bytes, board: Board, *, timeout_s: float = TIMEOUT_S) -> s
         raise DeviceError(
             f"The firmware sent no line within {timeout_s:g} s in QEMU ({complaint or 'no message'})."
         )
-    return line.decode("ascii", "replace").strip()
+    return text.decode("ascii", "replace").strip()

@@ -1,4 +1,4 @@
-"""Runs Arm code in unicorn, in a process of its own: unicorn is GPL-2, and nothing else imports it.
+"""Runs Arm and RISC-V code in unicorn, in a process of its own: unicorn is GPL-2, nothing else imports it.
 
 Self-contained, started by file name. Requests and replies are frames over stdin and stdout: the lengths of
 a JSON header and of a binary payload (two little-endian uint32), then both. Counts, trace and stack are taken
@@ -11,28 +11,75 @@ import struct
 import sys
 from array import array
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import unicorn
 from unicorn import arm_const as arm
+from unicorn import riscv_const as riscv
 
 _FRAME = struct.Struct("<II")
 _PAGE = 4096
 _RETURN_ADDRESS = 0x0F00_0000  # in the code region, so executable, and no board has memory there
 _SYSTEM_CONTROL = 0xE000_E000
 _PAINT = 0xA5
-_MODELS = {"cortex-m0plus": arm.UC_CPU_ARM_CORTEX_M0, "cortex-m4": arm.UC_CPU_ARM_CORTEX_M4}
 _SET, _CLEAR = 0x2000, 0x3000  # RP2040: aliases of a register block
 
 Header = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Abi:
+    """A family of cores: its registers and its calling convention."""
+
+    arguments: tuple[int, ...]
+    result: int
+    sp: int
+    link: int
+    pc: int
+    stack_alignment: int
+    thumb_bit: int
+
+
+_ARM = Abi(
+    arguments=(arm.UC_ARM_REG_R0, arm.UC_ARM_REG_R1, arm.UC_ARM_REG_R2, arm.UC_ARM_REG_R3),
+    result=arm.UC_ARM_REG_R0,
+    sp=arm.UC_ARM_REG_SP,
+    link=arm.UC_ARM_REG_LR,
+    pc=arm.UC_ARM_REG_PC,
+    stack_alignment=8,
+    thumb_bit=1,
+)
+_RISCV = Abi(
+    arguments=tuple(range(riscv.UC_RISCV_REG_A0, riscv.UC_RISCV_REG_A0 + 8)),
+    result=riscv.UC_RISCV_REG_A0,
+    sp=riscv.UC_RISCV_REG_SP,
+    link=riscv.UC_RISCV_REG_RA,
+    pc=riscv.UC_RISCV_REG_PC,
+    stack_alignment=16,
+    thumb_bit=0,
+)
+# Never UC_MODE_MCLASS: it turns every model into a Cortex-M33.
+_THUMB = (unicorn.UC_ARCH_ARM, unicorn.UC_MODE_THUMB)
+_RV32 = (unicorn.UC_ARCH_RISCV, unicorn.UC_MODE_RISCV32)
+_CORES = {
+    "cortex-m0": (_ARM, *_THUMB, arm.UC_CPU_ARM_CORTEX_M0),
+    "cortex-m0plus": (_ARM, *_THUMB, arm.UC_CPU_ARM_CORTEX_M0),
+    "cortex-m3": (_ARM, *_THUMB, arm.UC_CPU_ARM_CORTEX_M3),
+    "cortex-m4": (_ARM, *_THUMB, arm.UC_CPU_ARM_CORTEX_M4),
+    "cortex-m7": (_ARM, *_THUMB, arm.UC_CPU_ARM_CORTEX_M7),
+    "cortex-m33": (_ARM, *_THUMB, arm.UC_CPU_ARM_CORTEX_M33),
+    "rv32imac": (_RISCV, *_RV32, riscv.UC_CPU_RISCV32_ANY),
+}
 
 
 class Machine:
     """One core with its board's memory."""
 
     def __init__(self, core: str, memory: list[list[int]]) -> None:
-        # Never UC_MODE_MCLASS: it turns every model into a Cortex-M33.
-        self.uc = unicorn.Uc(unicorn.UC_ARCH_ARM, unicorn.UC_MODE_THUMB, _MODELS[core])
+        self.abi, architecture, mode, model = _CORES[core]
+        self.uc = unicorn.Uc(architecture, mode, model)
         for start, size in memory:
             low = start & -_PAGE
             self.uc.mem_map(low, -(-(start + size - low) // _PAGE) * _PAGE)
@@ -47,19 +94,25 @@ class Machine:
             offset += size
 
     def call(self, function: int, arguments: tuple[int, ...], stack_top: int) -> int:
-        """Call a function with up to four arguments and return r0 as a signed number."""
-        uc = self.uc
-        for register, value in zip(
-            (arm.UC_ARM_REG_R0, arm.UC_ARM_REG_R1, arm.UC_ARM_REG_R2), arguments, strict=False
-        ):
+        """Call a function with integer arguments and return its result as a signed number."""
+        uc, abi = self.uc, self.abi
+        for register, value in zip(abi.arguments, arguments, strict=False):
             uc.reg_write(register, value)
-        uc.reg_write(arm.UC_ARM_REG_SP, stack_top)
-        uc.reg_write(arm.UC_ARM_REG_LR, _RETURN_ADDRESS | 1)
-        uc.emu_start(function | 1, _RETURN_ADDRESS)
-        if uc.reg_read(arm.UC_ARM_REG_PC) & ~1 != _RETURN_ADDRESS:
-            raise RuntimeError(f"stopped at {uc.reg_read(arm.UC_ARM_REG_PC):#x} instead of returning")
-        result: int = uc.reg_read(arm.UC_ARM_REG_R0)
+        sp = self.entry_sp(arguments, stack_top)
+        for index, value in enumerate(arguments[len(abi.arguments) :]):
+            uc.mem_write(sp + 4 * index, (value & 0xFFFFFFFF).to_bytes(4, "little"))
+        uc.reg_write(abi.sp, sp)
+        uc.reg_write(abi.link, _RETURN_ADDRESS | abi.thumb_bit)
+        uc.emu_start(function | abi.thumb_bit, _RETURN_ADDRESS)
+        if uc.reg_read(abi.pc) & ~1 != _RETURN_ADDRESS:
+            raise RuntimeError(f"stopped at {uc.reg_read(abi.pc):#x} instead of returning")
+        result: int = uc.reg_read(abi.result)
         return result - 2**32 if result >> 31 else result
+
+    def entry_sp(self, arguments: tuple[int, ...], stack_top: int) -> int:
+        """Return SP at the entry of a call: arguments beyond the registers lie there, aligned."""
+        beyond = 4 * max(0, len(arguments) - len(self.abi.arguments))
+        return stack_top - beyond & -self.abi.stack_alignment
 
 
 class Worker:
@@ -85,11 +138,11 @@ class Worker:
         }, b""
 
     def map(self, header: Header, payload: bytes) -> tuple[Header, bytes]:
-        """Call function(state, input, output) for every row; return outputs, then int32 results."""
+        """Write each row to `input`, call, read `output`; return outputs, then int32 results."""
         machine, stack_top = self._playing(), self._load["stack_top"]
         source, target = header["input"], header["output"]
         in_bytes, out_bytes = header["input_bytes"], header["output_bytes"]
-        function, arguments = header["function"], (header["state"], source, target)
+        function, arguments = header["function"], tuple(header["arguments"])
         outputs, results = [], array("i")
         write, read, call = machine.uc.mem_write, machine.uc.mem_read, machine.call
         for row in range(header["count"]):
@@ -100,22 +153,12 @@ class Worker:
 
     def profile(self, header: Header, payload: bytes) -> tuple[Header, bytes]:
         """Call one function on a copy of the machine, counting everything."""
-        playing, stack_top = self._playing(), self._load["stack_top"]
-        machine = Machine(self._load["core"], self._load["memory"])
-        for start, end, _ in playing.uc.mem_regions():
-            machine.uc.mem_write(start, bytes(playing.uc.mem_read(start, end - start + 1)))
-        machine.write(header["chunks"], payload)
-        low = stack_top - header["stack_bytes"]
+        machine, sp = self._copy(header, payload)
+        low = sp - header["stack_bytes"]
         machine.uc.mem_write(low, bytes([_PAINT]) * header["stack_bytes"])
-        trace, unaligned = array("I"), set[int]()
+        trace = array("I")
         machine.uc.hook_add(unicorn.UC_HOOK_CODE, lambda _uc, address, _size, _data: trace.append(address))
-        machine.uc.hook_add(
-            unicorn.UC_HOOK_MEM_READ | unicorn.UC_HOOK_MEM_WRITE,
-            lambda uc, _access, address, size, _value, _data: (
-                unaligned.add(uc.reg_read(arm.UC_ARM_REG_PC)) if address % size else None
-            ),
-        )
-        result = machine.call(header["function"], tuple(header["arguments"]), stack_top)
+        result = machine.call(header["function"], tuple(header["arguments"]), self._load["stack_top"])
         painted = bytes(machine.uc.mem_read(low, header["stack_bytes"]))
         untouched = len(painted) - len(painted.lstrip(bytes([_PAINT])))
         return {
@@ -123,8 +166,41 @@ class Worker:
             "instructions": len(trace),
             "trace_sha256": hashlib.sha256(trace.tobytes()).hexdigest(),
             "stack_bytes": header["stack_bytes"] - untouched,
-            "unaligned": sorted(unaligned),
+            "unaligned": self._unaligned(header, payload, trace),
         }, b""
+
+    def _unaligned(self, header: Header, payload: bytes, trace: "array[int]") -> list[int]:
+        """List the instructions that access memory unaligned, by a second call with hooks on memory.
+
+        After a hooked access in an IT block unicorn takes the next block's first instructions for conditional
+        ones. So the call ends where it leaves `trace`; what lies behind is left to QEMU, which traps.
+        """
+        machine, _ = self._copy(header, payload)
+        found, place = set[int](), [0]
+
+        def follow(uc: Any, address: int, _size: int, _data: object) -> None:
+            if place[0] >= len(trace) or trace[place[0]] != address:
+                uc.emu_stop()
+            place[0] += 1
+
+        def check(_uc: object, _access: int, address: int, size: int, _value: int, _data: object) -> None:
+            if address % size and place[0] <= len(trace):
+                found.add(trace[place[0] - 1])
+
+        machine.uc.hook_add(unicorn.UC_HOOK_CODE, follow)
+        machine.uc.hook_add(unicorn.UC_HOOK_MEM_READ | unicorn.UC_HOOK_MEM_WRITE, check)
+        with suppress(RuntimeError, unicorn.UcError):
+            machine.call(header["function"], tuple(header["arguments"]), self._load["stack_top"])
+        return sorted(found)
+
+    def _copy(self, header: Header, payload: bytes) -> tuple[Machine, int]:
+        """Return a copy of the machine that plays, with chunks written, and SP at the entry of the call."""
+        playing = self._playing()
+        machine = Machine(self._load["core"], self._load["memory"])
+        for start, end, _ in playing.uc.mem_regions():
+            machine.uc.mem_write(start, bytes(playing.uc.mem_read(start, end - start + 1)))
+        machine.write(header["chunks"], payload)
+        return machine, machine.entry_sp(tuple(header["arguments"]), self._load["stack_top"])
 
     def boot(self, header: Header, payload: bytes) -> tuple[Header, bytes]:
         """Start at `pc` with tables of register values for peripherals; return what the UART was sent."""
@@ -133,11 +209,11 @@ class Worker:
         peripherals = Peripherals(header["registers"], header["uart"])
         for start, size in header["peripherals"]:
             machine.uc.mmio_map(start, size, peripherals.read, start, peripherals.write, start)
-        machine.uc.reg_write(arm.UC_ARM_REG_SP, header["sp"])
-        machine.uc.emu_start(header["pc"] | 1, _RETURN_ADDRESS, count=header["max_instructions"])
-        return {"pc": machine.uc.reg_read(arm.UC_ARM_REG_PC), "writes": peripherals.writes}, bytes(
-            peripherals.sent
-        )
+        abi = machine.abi
+        machine.uc.reg_write(abi.sp, header["sp"])
+        start = header["pc"] | abi.thumb_bit
+        machine.uc.emu_start(start, _RETURN_ADDRESS, count=header["max_instructions"])
+        return {"pc": machine.uc.reg_read(abi.pc), "writes": peripherals.writes}, bytes(peripherals.sent)
 
     def _playing(self) -> Machine:
         if self._machine is None:

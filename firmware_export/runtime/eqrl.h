@@ -28,7 +28,7 @@
 #define EQRL_STATE /* for your own state objects: static EQRL_STATE mypolicy_state state; */
 #endif
 
-#define EQRL_ABI 1u /* of the params blob and the kernels; another number needs a new export */
+#define EQRL_ABI 2u /* of the params blob and the kernels; another number needs a new export */
 
 #ifdef __cplusplus
 extern "C" {
@@ -51,8 +51,8 @@ enum {
 
 /* The first bytes of a params blob; little endian. The blob is relocatable: it holds no address.
  *
- * After the header: one eqrl_params_entry for the observation edge, for each layer and for the action
- * edge; then their blocks. The generated code takes no offset from the blob: its offsets follow from
+ * After the header: one eqrl_params_entry for the observation edge, for each layer, for each constant
+ * and for the action edge; then their blocks. The generated code takes no offset from the blob: its offsets follow from
  * the shapes, and `contract` proves that the blob was laid out for the same ones.
  */
 typedef struct {
@@ -71,8 +71,7 @@ typedef struct {
 typedef struct {
     uint32_t kernel;      /* EQRL_KERNEL_... */
     uint32_t offset;      /* of the block, in bytes from the start of the blob; 4-aligned */
-    uint32_t num_inputs;
-    uint32_t num_outputs;
+    uint32_t num_bytes;   /* of the block; a multiple of 4 */
 } eqrl_params_entry;
 
 /* How a block is laid out, and so which function reads it. */
@@ -82,7 +81,32 @@ enum {
     EQRL_KERNEL_LOOKUP_S8 = 3,
     EQRL_KERNEL_ARGMAX = 4,
     EQRL_KERNEL_ARGMAX_MASKED = 5,
-    EQRL_KERNEL_AFFINE_F32 = 6
+    EQRL_KERNEL_AFFINE_F32 = 6,
+    EQRL_KERNEL_CONSTANT = 7, /* read like an activation */
+    EQRL_KERNEL_DENSE_S16 = 10,
+    EQRL_KERNEL_CONV_S8 = 11,
+    EQRL_KERNEL_CONV_S16 = 12,
+    EQRL_KERNEL_DEPTHWISE_S8 = 13,
+    EQRL_KERNEL_DEPTHWISE_S16 = 14,
+    EQRL_KERNEL_TRANSPOSE_CONV_S8 = 15,
+    EQRL_KERNEL_TRANSPOSE_CONV_S16 = 16,
+    EQRL_KERNEL_POOL = 17,
+    EQRL_KERNEL_REDUCE_SUM = 18,
+    EQRL_KERNEL_REDUCE_MAX = 19,
+    EQRL_KERNEL_RESCALE = 40,
+    EQRL_KERNEL_INTERPOLATE_S16 = 41,
+    EQRL_KERNEL_SIGMOID_S16 = 42,
+    EQRL_KERNEL_RSQRT_S16 = 43,
+    EQRL_KERNEL_ADD = 44,
+    EQRL_KERNEL_SQUARED_DIFFERENCE = 45,
+    EQRL_KERNEL_MUL = 46,
+    EQRL_KERNEL_PRELU = 47,
+    EQRL_KERNEL_MAXIMUM = 48,
+    EQRL_KERNEL_SOFTMAX_S8 = 50,
+    EQRL_KERNEL_SOFTMAX_S16 = 51,
+    EQRL_KERNEL_LOG_SOFTMAX_S8 = 52,
+    EQRL_KERNEL_ARG_EXTREME = 53,
+    EQRL_KERNEL_MOVE = 60
 };
 
 /* Check a params blob before anything is read from it.

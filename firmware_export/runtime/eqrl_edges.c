@@ -4,7 +4,7 @@
  * The twin of edgeqrl/network/edges.py, which says what the numbers mean. Both give the same bits for
  * every float32, so an episode on the chip is the episode that was validated.
  */
-#include "eqrl_internal.h"
+#include "eqrl_kernels.h"
 
 /* Normalise: return the value shifted left until bit 31 is set, and subtract the shift from *exponent.
  * Without a count-leading-zeros instruction, which ARMv6-M lacks. 0 stays 0.
@@ -34,12 +34,22 @@ EQRL_CODE static uint32_t float_bits(int32_t value, int32_t fraction_bits)
     return ((((uint32_t)exponent - 1u) << 23) + rounded + ((uint32_t)sign << 31)) & is_nonzero;
 }
 
-EQRL_CODE eqrl_status eqrl_observation_f32(const uint32_t *block, const float *observation, int8_t *input,
-                                           uint32_t size)
+/* Activation `i` of an array of int8, int16 or int32. */
+static int32_t element(const void *values, uint32_t element_bytes, uint32_t i)
+{
+    if (element_bytes == 1u) {
+        return ((const int8_t *)values)[i];
+    }
+    return element_bytes == 2u ? ((const eqrl_s16 *)values)[i] : ((const eqrl_s32 *)values)[i];
+}
+
+EQRL_CODE eqrl_status eqrl_observation_f32(const uint32_t *block, const float *observation, void *input,
+                                           uint32_t element_bytes, uint32_t size)
 {
     const uint32_t multiplier = block[0];
     const int32_t exponent_bias = (int32_t)block[1];
     const int32_t zero_point = (int32_t)block[2];
+    const int32_t highest = element_bytes == 1u ? 127 : 32767;
     int32_t clamped_away = 0;
     int32_t any_not_finite = 0;
 
@@ -59,31 +69,36 @@ EQRL_CODE eqrl_status eqrl_observation_f32(const uint32_t *block, const float *o
         /* To nearest, halves away from zero. */
         const int32_t magnitude = ((int32_t)((high >> 11) >> finite_shift) + 1) >> 1;
         const int32_t unclamped = ((magnitude ^ sign) - sign) + zero_point;
-        const int32_t quantized = eqrl_clamp(unclamped, -128, 127);
+        const int32_t quantized = eqrl_clamp(unclamped, -highest - 1, highest);
         clamped_away |= unclamped ^ quantized;
         any_not_finite |= is_not_finite;
-        input[i] = (int8_t)quantized;
+        if (element_bytes == 1u) {
+            ((int8_t *)input)[i] = (int8_t)quantized;
+        } else {
+            ((eqrl_s16 *)input)[i] = (int16_t)quantized;
+        }
     }
     const int32_t is_saturated = eqrl_is_negative(clamped_away | -clamped_away);
     return (is_saturated & EQRL_SATURATED) | (any_not_finite & EQRL_NOT_FINITE);
 }
 
-EQRL_CODE int32_t eqrl_argmax(const uint32_t *block, const int8_t *output, uint32_t num_actions)
+EQRL_CODE int32_t eqrl_argmax(const uint32_t *block, const void *output, uint32_t element_bytes,
+                              uint32_t num_actions)
 {
-    int32_t best = -129;
+    int32_t best = element(output, element_bytes, 0u);
     int32_t best_index = 0;
 
-    for (uint32_t i = 0; i < num_actions; i++) {
-        const int32_t value = output[i];
-        const int32_t is_better = eqrl_is_negative(best - value);
+    for (uint32_t i = 1; i < num_actions; i++) {
+        const int32_t value = element(output, element_bytes, i);
+        const int32_t is_better = eqrl_is_less(best, value);
         best = eqrl_select(is_better, value, best);
         best_index = eqrl_select(is_better, (int32_t)i, best_index);
     }
     return (int32_t)block[0] + best_index;
 }
 
-EQRL_CODE int32_t eqrl_argmax_masked(const uint32_t *block, const int8_t *output, const uint8_t *action_mask,
-                                     uint32_t num_actions)
+EQRL_CODE int32_t eqrl_argmax_masked(const uint32_t *block, const void *output, uint32_t element_bytes,
+                                     const uint8_t *action_mask, uint32_t num_actions)
 {
     int32_t any_allowed = 0;
     for (uint32_t i = 0; i < num_actions; i++) {
@@ -91,19 +106,22 @@ EQRL_CODE int32_t eqrl_argmax_masked(const uint32_t *block, const int8_t *output
     }
     const int32_t is_mask_used = eqrl_is_negative(-any_allowed);
 
-    int32_t best = -129; /* what is blocked never beats it */
+    int32_t best = 0;
     int32_t best_index = 0;
+    int32_t has_best = 0;
     for (uint32_t i = 0; i < num_actions; i++) {
+        const int32_t value = element(output, element_bytes, i);
         const int32_t is_blocked = eqrl_is_negative((int32_t)action_mask[i] - 1) & is_mask_used;
-        const int32_t value = eqrl_select(is_blocked, -129, output[i]);
-        const int32_t is_better = eqrl_is_negative(best - value);
+        const int32_t is_better = ~is_blocked & (~has_best | eqrl_is_less(best, value));
         best = eqrl_select(is_better, value, best);
         best_index = eqrl_select(is_better, (int32_t)i, best_index);
+        has_best |= is_better;
     }
     return (int32_t)block[0] + best_index;
 }
 
-EQRL_CODE void eqrl_affine_f32(const uint32_t *block, const int8_t *output, float *action, uint32_t size)
+EQRL_CODE void eqrl_affine_f32(const uint32_t *block, const void *output, uint32_t element_bytes,
+                               float *action, uint32_t size)
 {
     for (uint32_t i = 0; i < size; i++) {
         const uint32_t gain = block[0];
@@ -112,7 +130,7 @@ EQRL_CODE void eqrl_affine_f32(const uint32_t *block, const int8_t *output, floa
         const int32_t high = (int32_t)block[3];
         const int32_t fraction_bits = (int32_t)block[4];
         /* The sum fits int32, the product alone may not: unsigned arithmetic wraps there and back. */
-        const int32_t linear = (int32_t)((uint32_t)(int32_t)output[i] * gain + offset);
+        const int32_t linear = (int32_t)((uint32_t)element(output, element_bytes, i) * gain + offset);
         const int32_t raised = eqrl_select(eqrl_is_less(linear, low), low, linear);
         const int32_t clamped = eqrl_select(eqrl_is_less(high, raised), high, raised);
         eqrl_store_word(&action[i], float_bits(clamped, fraction_bits));

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* eqrl_internal.h - kernels and integer arithmetic. For generated code and the runtime, not for callers.
+/* eqrl_internal.h - integer arithmetic. For generated code and the runtime, not for callers.
  *
  * Nothing here branches on a value that comes from an observation: conditions become masks. So a step
  * executes the same blocks for every input. Loops and branches depend on shapes and params only.
@@ -37,44 +37,71 @@ typedef char eqrl_needs_twos_complement[(int32_t)0xFFFFFFFFu == -1 ? 1 : -1];
 typedef char eqrl_needs_32_bit_float[sizeof(float) == 4u ? 1 : -1];
 typedef char eqrl_needs_packed_header[sizeof(eqrl_params_header) == 128u ? 1 : -1];
 
+/* A function that is compiled anew for each call, with constant arguments folded in. */
+#if defined(__GNUC__) || defined(__clang__)
+#define EQRL_INLINE static inline __attribute__((always_inline))
+#else
+#define EQRL_INLINE static inline
+#endif
+
+/* A function with an inner loop, which gets all registers for itself. */
+#if defined(__GNUC__) || defined(__clang__)
+#define EQRL_OUTLINE EQRL_CODE __attribute__((noinline, unused)) static
+#else
+#define EQRL_OUTLINE EQRL_CODE static
+#endif
+
 #ifdef __cplusplus
 extern "C" {
 #endif
-
-/* Kernels. `block` points to the layer's block in the params blob; firmware_export/emit/packing.py writes
- * it. Inputs and outputs are int8 activations that do not overlap unless said so.
- */
-
-/* FULLY_CONNECTED. Block: int8 {input zero point, output zero point, output_min, output_max};
- * int32 bias[num_outputs] with the input zero point folded in; int32 multiplier[num_outputs];
- * int8 shift[num_outputs], padded to 4; int8 weights[num_outputs][num_inputs], padded to 4.
- */
-void eqrl_dense_s8(const uint32_t *block, const int8_t *input, int8_t *output, uint32_t num_inputs,
-                   uint32_t num_outputs);
-
-/* Any elementwise function. Block: int8 table[256], for inputs -128 to 127. output may be input. */
-void eqrl_lookup_s8(const uint32_t *block, const int8_t *input, int8_t *output, uint32_t size);
-
-/* float32 observation -> int8. Block: uint32 multiplier; int32 exponent bias; int32 zero point.
- * Returns a sum of EQRL_SATURATED and EQRL_NOT_FINITE.
- */
-eqrl_status eqrl_observation_f32(const uint32_t *block, const float *observation, int8_t *input,
-                                 uint32_t size);
-
-/* int8 outputs -> discrete action, the lowest index on a tie. Block: int32 start. */
-int32_t eqrl_argmax(const uint32_t *block, const int8_t *output, uint32_t num_actions);
-
-/* The same among the actions whose mask is not 0; a mask that allows nothing is ignored. */
-int32_t eqrl_argmax_masked(const uint32_t *block, const int8_t *output, const uint8_t *action_mask,
-                           uint32_t num_actions);
-
-/* int8 outputs -> float32 action. Block: int32 {gain, offset, low, high, fraction bits} an action. */
-void eqrl_affine_f32(const uint32_t *block, const int8_t *output, float *action, uint32_t size);
 
 /* Whether layer `index` is among [first, last). */
 static inline int eqrl_is_selected(uint32_t index, uint32_t first, uint32_t last)
 {
     return index >= first && index < last;
+}
+
+/* Activations of all dtypes share one arena, whose declared type is another: compilers are told so. */
+#if defined(__GNUC__) || defined(__clang__)
+typedef int16_t __attribute__((may_alias)) eqrl_s16;
+typedef uint16_t __attribute__((may_alias)) eqrl_u16;
+typedef int32_t __attribute__((may_alias)) eqrl_s32;
+typedef uint32_t __attribute__((may_alias)) eqrl_u32;
+#else
+typedef int16_t eqrl_s16;
+typedef uint16_t eqrl_u16;
+typedef int32_t eqrl_s32;
+typedef uint32_t eqrl_u32;
+#endif
+
+/* Element `i` of an array of int8, int16 or int32. */
+EQRL_INLINE int32_t eqrl_load(const void *values, uint32_t element_bytes, int32_t i)
+{
+    if (element_bytes == 1u) {
+        return ((const int8_t *)values)[i];
+    }
+    return element_bytes == 2u ? ((const eqrl_s16 *)values)[i] : ((const eqrl_s32 *)values)[i];
+}
+
+EQRL_INLINE void eqrl_store(void *values, uint32_t element_bytes, int32_t i, int32_t value)
+{
+    if (element_bytes == 1u) {
+        ((int8_t *)values)[i] = (int8_t)value;
+    } else if (element_bytes == 2u) {
+        ((eqrl_s16 *)values)[i] = (int16_t)value;
+    } else {
+        ((eqrl_s32 *)values)[i] = value;
+    }
+}
+
+/* Copy bytes that do not overlap. */
+static inline void eqrl_copy(void *target, const void *source, uint32_t num_bytes)
+{
+    int8_t *const to = (int8_t *)target;
+    const int8_t *const from = (const int8_t *)source;
+    for (uint32_t i = 0; i < num_bytes; i++) {
+        to[i] = from[i];
+    }
 }
 
 /* Read and write the bits of a float (or any 4-aligned word) as an integer. GCC and clang would call
@@ -83,8 +110,7 @@ static inline int eqrl_is_selected(uint32_t index, uint32_t first, uint32_t last
 static inline uint32_t eqrl_load_word(const void *source)
 {
 #if defined(__GNUC__) || defined(__clang__)
-    typedef uint32_t __attribute__((may_alias)) word;
-    return *(const word *)source;
+    return *(const eqrl_u32 *)source;
 #else
     uint32_t value;
     memcpy(&value, source, sizeof value);
@@ -95,8 +121,7 @@ static inline uint32_t eqrl_load_word(const void *source)
 static inline void eqrl_store_word(void *target, uint32_t value)
 {
 #if defined(__GNUC__) || defined(__clang__)
-    typedef uint32_t __attribute__((may_alias)) word;
-    *(word *)target = value;
+    *(eqrl_u32 *)target = value;
 #else
     memcpy(target, &value, sizeof value);
 #endif
@@ -142,7 +167,7 @@ static inline int32_t eqrl_clamp(int32_t value, int32_t low, int32_t high)
     return raised + (above & eqrl_is_negative(above));
 }
 
-/* floor((value * multiplier + 2^30) / 2^31), multiplier in [0, 2^31): gemmlowp's first rounding. */
+/* floor((value * multiplier + 2^30) / 2^31): gemmlowp's first rounding. Not both may be -2^31. */
 static inline int32_t eqrl_rounding_high_multiply(int32_t value, int32_t multiplier)
 {
 #if EQRL_HAS_LONG_MULTIPLY
@@ -155,11 +180,24 @@ static inline int32_t eqrl_rounding_high_multiply(int32_t value, int32_t multipl
     const uint32_t multiplier_low = (uint32_t)multiplier & 0xFFFFu;
     const uint32_t low = value_low * multiplier_low;
     const int32_t cross = eqrl_opaque(value_high * (int32_t)multiplier_low + (int32_t)(low >> 16));
-    const uint32_t middle = value_low * (uint32_t)multiplier_high + ((uint32_t)cross & 0xFFFFu);
-    const int32_t high = value_high * multiplier_high + (cross >> 16) + (int32_t)(middle >> 16);
-    const uint32_t top = (middle << 16) >> 30; /* the two bits below `high` */
+    const int32_t middle = (int32_t)value_low * multiplier_high + (int32_t)((uint32_t)cross & 0xFFFFu);
+    const int32_t high = value_high * multiplier_high + (cross >> 16) + (middle >> 16);
+    const uint32_t top = ((uint32_t)middle << 16) >> 30; /* the two bits below `high` */
     return high * 2 + (int32_t)((top + 1u) >> 1);
 #endif
+}
+
+/* Count the leading zeros of a value that is not 0, in fixed steps; 31 for 0. ARMv6-M has no instruction. */
+static inline uint32_t eqrl_leading_zeros(uint32_t value)
+{
+    uint32_t count = 0;
+    for (uint32_t step = 16u; step > 0u; step >>= 1) {
+        /* All ones where the `step` highest bits are 0. */
+        const uint32_t shift = step & (uint32_t)eqrl_is_negative((int32_t)(value >> (32u - step)) - 1);
+        value <<= shift;
+        count += shift;
+    }
+    return count;
 }
 
 /* floor(a * b / 2^32) */
@@ -193,6 +231,239 @@ static inline int32_t eqrl_requantize(int32_t accumulator, int32_t multiplier, i
     /* To nearest, halves away from zero: lower a negative value by 1, then round halves up. */
     const int32_t biased = high + (eqrl_is_negative(high) & is_right);
     return ((biased >> right_less_one) - is_right) >> (is_right & 1);
+}
+
+/* Clamp to [low, high], for all values. */
+static inline int32_t eqrl_saturate(int32_t value, int32_t low, int32_t high)
+{
+    const int32_t raised = eqrl_select(eqrl_is_less(value, low), low, value);
+    return eqrl_select(eqrl_is_less(high, raised), high, raised);
+}
+
+/* The greater of two values whose difference fits int32. */
+static inline int32_t eqrl_larger(int32_t a, int32_t b)
+{
+    const int32_t above = b - a;
+    return a + (above & ~eqrl_is_negative(above));
+}
+
+/* Layers with weights (dense, convolutions). */
+
+/* About sum * multiplier * 2^(shift - 31), rounded once, halves up, as TFLite Micro does for int16.
+ *
+ * The multiplier is rounded to 16 bits first. sum within 48 bits, multiplier in [0, 2^31), shift in [-31, 7];
+ * the exporter proves that the result fits int32. The branch depends on a param.
+ */
+static inline int32_t eqrl_requantize_wide(int64_t sum, int32_t multiplier, int32_t shift)
+{
+    const uint32_t rounded = ((uint32_t)multiplier + 0x8000u) >> 16;
+    const uint32_t factor = rounded - (rounded >> 15); /* at most 2^15 - 1 */
+    /* sum * factor in 16-bit pieces of the lower half: 62 bits and a sign. */
+    const uint32_t sum_low = (uint32_t)((uint64_t)sum & 0xFFFFFFFFu);
+    const uint32_t low = (sum_low & 0xFFFFu) * factor;
+    const uint32_t middle = (uint32_t)eqrl_opaque((int32_t)((sum_low >> 16) * factor + (low >> 16)));
+    const int32_t high = (int32_t)(sum >> 32) * (int32_t)factor + (int32_t)(middle >> 16);
+    const uint32_t product_low = (middle << 16) | (low & 0xFFFFu);
+    const uint32_t right = (uint32_t)(15 - shift); /* 8 to 46 */
+    if (right > 32u) {
+        return (high + ((int32_t)1 << (right - 33u))) >> (right - 32u);
+    }
+    const uint64_t product = ((uint64_t)(uint32_t)high << 32) | product_low;
+    const uint64_t shifted = product + ((uint32_t)1 << (right - 1u));
+    const uint32_t upper = (uint32_t)(shifted >> 32);
+    const uint32_t lower = (uint32_t)(shifted & 0xFFFFFFFFu);
+    return (int32_t)((upper << (32u - right)) | ((lower >> (right - 1u)) >> 1));
+}
+
+/* A block of such a layer with int8 activations; see eqrl_dense_s8 in eqrl_kernels.h. */
+typedef struct {
+    const int8_t *ranges; /* {input zero point, output zero point, output_min, output_max} */
+    const int32_t *bias;
+    const int32_t *multiplier;
+    const int8_t *shift;
+    const int8_t *weights;
+} eqrl_linear_s8;
+
+static inline eqrl_linear_s8 eqrl_read_linear_s8(const uint32_t *block, uint32_t num_channels)
+{
+    eqrl_linear_s8 linear;
+    linear.ranges = (const int8_t *)block;
+    linear.bias = (const int32_t *)(block + 1);
+    linear.multiplier = linear.bias + num_channels;
+    linear.shift = (const int8_t *)(linear.multiplier + num_channels);
+    linear.weights = linear.shift + ((num_channels + 3u) & ~(uint32_t)3u);
+    return linear;
+}
+
+/* The exporter proves that the sum and the differences in the clamp fit int32. */
+static inline int8_t eqrl_rescale_s8(const eqrl_linear_s8 *linear, uint32_t channel, int32_t sum)
+{
+    const int8_t *const ranges = linear->ranges;
+    const int32_t scaled = eqrl_requantize(sum, linear->multiplier[channel], linear->shift[channel]);
+    return (int8_t)eqrl_clamp(scaled + ranges[1], ranges[2], ranges[3]);
+}
+
+/* sums[0] += values . first and sums[1] += values . second: two channels share each load of a value. */
+EQRL_OUTLINE void eqrl_dot_pair_s8(const int8_t *values, const int8_t *first, const int8_t *second,
+                                   uint32_t count, int32_t sums[2])
+{
+    int32_t sum = sums[0];
+    int32_t next_sum = sums[1];
+    for (uint32_t i = 0; i < count; i++) {
+        const int32_t value = values[i];
+        sum += first[i] * value;
+        next_sum += second[i] * value;
+    }
+    sums[0] = sum;
+    sums[1] = next_sum;
+}
+
+/* The same with int16 activations; see eqrl_dense_s16 in eqrl_kernels.h. */
+typedef struct {
+    int32_t output_min;
+    int32_t output_max;
+    uint32_t is_wide;
+    const uint32_t *bias; /* low word, high word */
+    const int32_t *multiplier;
+    const int8_t *shift;
+    const int8_t *weights;
+} eqrl_linear_s16;
+
+static inline eqrl_linear_s16 eqrl_read_linear_s16(const uint32_t *block, uint32_t num_channels)
+{
+    eqrl_linear_s16 linear;
+    linear.output_min = (int32_t)(block[0] << 16) >> 16;
+    linear.output_max = (int32_t)block[0] >> 16;
+    linear.is_wide = block[1];
+    linear.bias = block + 2;
+    linear.multiplier = (const int32_t *)(linear.bias + 2u * num_channels);
+    linear.shift = (const int8_t *)(linear.multiplier + num_channels);
+    linear.weights = linear.shift + ((num_channels + 3u) & ~(uint32_t)3u);
+    return linear;
+}
+
+static inline int64_t eqrl_bias_s16(const eqrl_linear_s16 *linear, uint32_t channel)
+{
+    const uint32_t *const words = linear->bias + 2u * channel;
+    return (int64_t)(((uint64_t)words[1] << 32) | words[0]);
+}
+
+static inline int16_t eqrl_rescale_s16(const eqrl_linear_s16 *linear, uint32_t channel, int64_t sum)
+{
+    const int32_t multiplier = linear->multiplier[channel];
+    const int32_t shift = linear->shift[channel];
+    int32_t scaled;
+    if (linear->is_wide != 0u) { /* a param */
+        scaled = eqrl_requantize_wide(sum, multiplier, shift);
+    } else {
+        scaled = eqrl_requantize((int32_t)sum, multiplier, shift);
+    }
+    return (int16_t)eqrl_saturate(scaled, linear->output_min, linear->output_max);
+}
+
+/* In runs whose sums fit int32: a product is at most 2^22. */
+EQRL_OUTLINE void eqrl_dot_pair_s16(const eqrl_s16 *values, const int8_t *first, const int8_t *second,
+                                    uint32_t count, int64_t sums[2])
+{
+    for (uint32_t start = 0; start < count; start += 256u) {
+        const uint32_t end = count - start < 256u ? count : start + 256u;
+        int32_t sum = 0;
+        int32_t next_sum = 0;
+        for (uint32_t i = start; i < end; i++) {
+            const int32_t value = values[i];
+            sum += first[i] * value;
+            next_sum += second[i] * value;
+        }
+        sums[0] += sum;
+        sums[1] += next_sum;
+    }
+}
+
+/* Windows (convolutions and pooling). */
+
+/* One axis of a window: element k at output i is input `stride * i + dilation * k - padding`. */
+typedef struct {
+    uint32_t input; /* sizes */
+    uint32_t output;
+    uint32_t kernel;
+    uint32_t stride;
+    uint32_t dilation;
+    uint32_t padding; /* before the first input */
+} eqrl_axis;
+
+typedef struct {
+    uint32_t num_images;
+    uint32_t input_channels;
+    uint32_t output_channels;
+    eqrl_axis y;
+    eqrl_axis x;
+} eqrl_window;
+
+/* Which elements of a window lie inside the input. */
+typedef struct {
+    uint32_t first;
+    uint32_t last;  /* one past it */
+    uint32_t start; /* input of element `first`, if there is one */
+} eqrl_span;
+
+static inline eqrl_span eqrl_span_at(const eqrl_axis *axis, uint32_t output)
+{
+    const uint32_t corner = output * axis->stride;
+    const uint32_t end = axis->input + axis->padding;
+    eqrl_span span = {0u, axis->kernel, corner};
+    while (span.first < span.last && span.start < axis->padding) {
+        span.first++;
+        span.start += axis->dilation;
+    }
+    span.start -= axis->padding;
+    while (span.first < span.last && corner + (span.last - 1u) * axis->dilation >= end) {
+        span.last--;
+    }
+    span.start = span.first < span.last ? span.start : 0u;
+    return span;
+}
+
+/* Loops over two arrays at once (copies and broadcasts). */
+
+#define EQRL_MAX_LOOPS 6
+
+/* One axis: how many elements, and the way from each to the next in both arrays. */
+typedef struct {
+    int32_t size;
+    int32_t first;
+    int32_t second;
+} eqrl_loop;
+
+/* Where a walk is. The innermost axis is for its user to loop over. */
+typedef struct {
+    int32_t first;
+    int32_t second;
+    int32_t left[EQRL_MAX_LOOPS]; /* steps to go, of each outer axis */
+} eqrl_walk;
+
+static inline void eqrl_walk_start(eqrl_walk *walk, const eqrl_loop *axes, int32_t num_axes)
+{
+    for (int32_t axis = 0; axis < num_axes; axis++) {
+        walk->left[axis] = axes[axis].size;
+    }
+}
+
+/* Go to the next row; 0 after the last. */
+static inline int eqrl_walk_next(eqrl_walk *walk, const eqrl_loop *axes, int32_t num_axes)
+{
+    for (int32_t axis = num_axes - 2; axis >= 0; axis--) {
+        const eqrl_loop *const loop = &axes[axis];
+        walk->first += loop->first;
+        walk->second += loop->second;
+        walk->left[axis]--;
+        if (walk->left[axis] > 0) {
+            return 1;
+        }
+        walk->left[axis] = loop->size;
+        walk->first -= loop->size * loop->first;
+        walk->second -= loop->size * loop->second;
+    }
+    return 0;
 }
 
 #ifdef __cplusplus

@@ -4,24 +4,28 @@
 
 #define MAGIC 0x50525145u /* "EQRP" in little endian */
 
-/* CRC-32 (IEEE 802.3, reflected), a nibble at a time, of a blob without its crc32, reserved and signature. */
-static uint32_t crc32(const uint8_t *bytes, uint32_t total_bytes)
+/* CRC-32 (IEEE 802.3, reflected, not inverted), a nibble at a time, from `crc` on over bytes [first, last). */
+static uint32_t crc32(uint32_t crc, const uint8_t *bytes, uint32_t first, uint32_t last)
 {
     static const uint32_t of_nibble[16] = {
         0x00000000u, 0x1DB71064u, 0x3B6E20C8u, 0x26D930ACu, 0x76DC4190u, 0x6B6B51F4u,
         0x4DB26158u, 0x5005713Cu, 0xEDB88320u, 0xF00F9344u, 0xD6D6A3E8u, 0xCB61B38Cu,
         0x9B64C2B0u, 0x86D3D2D4u, 0xA00AE278u, 0xBDBDF21Cu,
     };
-    uint32_t crc = ~(uint32_t)0;
-    for (uint32_t i = 0; i < total_bytes; i++) {
-        if (i == offsetof(eqrl_params_header, crc32)) {
-            i = sizeof(eqrl_params_header);
-        }
-        crc ^= bytes[i];
-        crc = (crc >> 4) ^ of_nibble[crc & 15u];
-        crc = (crc >> 4) ^ of_nibble[crc & 15u];
+    uint32_t value = crc;
+    for (uint32_t i = first; i < last; i++) {
+        value ^= bytes[i];
+        value = (value >> 4) ^ of_nibble[value & 15u];
+        value = (value >> 4) ^ of_nibble[value & 15u];
     }
-    return ~crc;
+    return value;
+}
+
+/* Of a blob without its crc32, reserved and signature. */
+static uint32_t checksum(const uint8_t *bytes, uint32_t total_bytes)
+{
+    const uint32_t head = crc32(0xFFFFFFFFu, bytes, 0u, (uint32_t)offsetof(eqrl_params_header, crc32));
+    return ~crc32(head, bytes, (uint32_t)sizeof(eqrl_params_header), total_bytes);
 }
 
 eqrl_status eqrl_params_check(const void *params, uint32_t total_bytes, const uint32_t contract[8])
@@ -39,5 +43,5 @@ eqrl_status eqrl_params_check(const void *params, uint32_t total_bytes, const ui
             return EQRL_ERROR_CONTRACT;
         }
     }
-    return header->crc32 == crc32((const uint8_t *)params, total_bytes) ? EQRL_OK : EQRL_ERROR_CRC;
+    return header->crc32 == checksum((const uint8_t *)params, total_bytes) ? EQRL_OK : EQRL_ERROR_CRC;
 }

@@ -19,7 +19,7 @@ uint32_t eqrl_port_clock_init(void)
 void eqrl_port_uart_init(uint32_t clock_hz)
 {
     (void)clock_hz;
-    EQRL_REGISTER(BAUDDIV) = EQRL_CLOCK_HZ / EQRL_UART_BAUD;
+    EQRL_REGISTER(BAUDDIV) = EQRL_UART_CLOCK_HZ / EQRL_UART_BAUD;
     EQRL_REGISTER(CTRL) = CTRL_TX_ENABLE;
 }
 

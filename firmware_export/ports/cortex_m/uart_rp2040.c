@@ -24,7 +24,8 @@ void eqrl_port_uart_init(uint32_t clock_hz)
     uint32_t divisor = DIVISOR(RP2040_PLL_HZ);
     if (clock_hz == RP2040_XOSC_HZ) {
         divisor = DIVISOR(RP2040_XOSC_HZ);
-    } else if (clock_hz == RP2040_ROSC_HZ) {
+    }
+    if (clock_hz == RP2040_ROSC_HZ) {
         divisor = DIVISOR(RP2040_ROSC_HZ);
     }
     EQRL_REGISTER(RESETS_RESET + RP2040_CLEAR) = NEEDED_RESETS;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * eqrl_port.h - what a board gives to the device loop in main.c, and what an application gives to both.
  *
- * EQRL_UART_BASE, EQRL_UART_BAUD and EQRL_CLOCK_HZ come from the board file.
+ * EQRL_UART_BASE, EQRL_UART_BAUD, EQRL_UART_CLOCK_HZ and EQRL_CLOCK_HZ come from the board file.
  */
 #ifndef EQRL_PORT_H
 #define EQRL_PORT_H
