@@ -39,6 +39,7 @@ for _command in (
     stages.build,
     stages.emulate,
     tools.flash,
+    network.inspect,
     network.compare,
     network.bench,
     tools.zoo,
