@@ -11,28 +11,14 @@ from edgeqrl.network.fixed_point import INT32_MAX, requantize
 from edgeqrl.network.functions import Factor, scaled_rsqrt
 from edgeqrl.network.functions_float import NUM_KNOTS
 from edgeqrl.network.ir import Array, Tensor
+from edgeqrl.network.layers.unary import Unary
 
 
 @dataclass(frozen=True, eq=False)
-class Lookup:
+class Lookup(Unary):
     """Any elementwise int8 function, TANH, LOGISTIC, RELU or QUANTIZE: q_out = table[q_in + 128]."""
 
-    name: str
-    function: str  # LiteRT builtin name, e.g. "TANH"
-    input: str
-    output: str
     table: NDArray[np.int8]  # [256]
-    num_macs = 0
-
-    @property
-    def operator(self) -> str:
-        """Return LiteRT's builtin name."""
-        return self.function
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Return the one activation that is read."""
-        return (self.input,)
 
     def require_consistent(self, tensors: Mapping[str, Tensor]) -> None:
         """Check sizes and the table."""
@@ -47,7 +33,7 @@ class Lookup:
 
 
 @dataclass(frozen=True)
-class Rescale:
+class Rescale(Unary):
     """Straight lines through zero: QUANTIZE with an int16 side, and RELU*, LEAKY_RELU, ABS, NEG in int16.
 
     x = q_in - zp_in
@@ -58,25 +44,10 @@ class Rescale:
     q_out = min(max(r + zp_out, output_min), output_max)
     """
 
-    name: str
-    function: str
-    input: str
-    output: str
     positive: Factor  # of x >= 0; a multiplier below 0 negates
     negative: Factor  # of x < 0
     output_min: int
     output_max: int
-    num_macs = 0
-
-    @property
-    def operator(self) -> str:
-        """Return LiteRT's builtin name."""
-        return self.function
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Return the one activation that is read."""
-        return (self.input,)
 
     def require_consistent(self, tensors: Mapping[str, Tensor]) -> None:
         """Check sizes and ranges, and that nothing overflows."""
@@ -101,29 +72,14 @@ class Rescale:
 
 
 @dataclass(frozen=True, eq=False)
-class Interpolation:
+class Interpolation(Unary):
     """Any elementwise int16 function by straight lines between 513 knots, 128 inputs apart.
 
     i = 256 + (q >> 7)            arithmetic shift: 0 .. 511
     q_out = knots[i] + (((knots[i + 1] - knots[i]) * (q & 127) + 64) >> 7)        all fits int32
     """
 
-    name: str
-    function: str
-    input: str
-    output: str
     knots: NDArray[np.int16]  # [513]
-    num_macs = 0
-
-    @property
-    def operator(self) -> str:
-        """Return LiteRT's builtin name."""
-        return self.function
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Return the one activation that is read."""
-        return (self.input,)
 
     def require_consistent(self, tensors: Mapping[str, Tensor]) -> None:
         """Check sizes and the table; a step that leaves int16 would wrap in the interpreters."""
@@ -144,7 +100,7 @@ class Interpolation:
 
 
 @dataclass(frozen=True, eq=False)
-class Sigmoid:
+class Sigmoid(Unary):
     """TANH and LOGISTIC in int16, between 256 values of the logistic function at i / 24, in 0.16.
 
     x = (q * multiplier + (1 << (shift - 1) where shift > 0, else 0)) >> shift       arithmetic; fits int32
@@ -155,24 +111,9 @@ class Sigmoid:
     TANH:     q_out = (y - (1 << 23) + 128 where x >= 0, else -y + (1 << 23) + 127) >> 8
     """
 
-    name: str
-    function: str  # "TANH" or "LOGISTIC"
-    input: str
-    output: str
     multiplier: int  # in [1, 32767]
     shift: int  # to the right, in [0, 31]
     table: NDArray[np.uint16]  # [256]
-    num_macs = 0
-
-    @property
-    def operator(self) -> str:
-        """Return LiteRT's builtin name."""
-        return self.function
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Return the one activation that is read."""
-        return (self.input,)
 
     def require_consistent(self, tensors: Mapping[str, Tensor]) -> None:
         """Check sizes, the table and that nothing overflows."""

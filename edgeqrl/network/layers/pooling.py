@@ -8,13 +8,14 @@ import numpy as np
 from edgeqrl.errors import UnsupportedOperatorError
 from edgeqrl.network.fixed_point import INT32_MAX, requantize
 from edgeqrl.network.ir import Array, Tensor
+from edgeqrl.network.layers.unary import Unary
 from edgeqrl.network.layers.window import Window
 
 _ELEMENTS_AT_ONCE = 2**21
 
 
 @dataclass(frozen=True)
-class Pool:
+class Pool(Unary):
     """MAX_POOL_2D and AVERAGE_POOL_2D: channel by channel over the elements of a window inside the input.
 
     q_out = clamp(largest q_in), or clamp(mean of the q_in): with sum of the n elements, at most kernel
@@ -23,24 +24,9 @@ class Pool:
     one, and the same scale. The clamp is to [output_min, output_max].
     """
 
-    name: str
-    function: str  # MAX_POOL_2D or AVERAGE_POOL_2D
-    input: str
-    output: str
     window: Window
     output_min: int  # fused activation, in quantized units
     output_max: int
-    num_macs = 0
-
-    @property
-    def operator(self) -> str:
-        """Return LiteRT's builtin name."""
-        return self.function
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Return the one activation that is read."""
-        return (self.input,)
 
     @property
     def divisors(self) -> tuple[int, ...]:
@@ -88,7 +74,7 @@ class Pool:
 
 
 @dataclass(frozen=True)
-class Reduce:
+class Reduce(Unary):
     """MEAN, SUM, REDUCE_MAX and REDUCE_MIN over any axes.
 
     MEAN and SUM: q_out = clamp(zp_out + requantize(sum of the `count` q_in - count * zp_in)), with
@@ -98,25 +84,10 @@ class Reduce:
     REDUCE_MAX, REDUCE_MIN: the largest or smallest q_in; input and output are quantized alike.
     """
 
-    name: str
-    function: str  # MEAN, SUM, REDUCE_MAX or REDUCE_MIN
-    input: str
-    output: str
     shape: tuple[int, ...]  # of the input, all axes of the file
     axes: tuple[int, ...]  # which vanish or become 1; ascending, none twice
     multiplier: int = 0  # of MEAN and SUM: Q0.31, in [0, 2**31)
     shift: int = 0  # > 0 shifts left
-    num_macs = 0
-
-    @property
-    def operator(self) -> str:
-        """Return LiteRT's builtin name."""
-        return self.function
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Return the one activation that is read."""
-        return (self.input,)
 
     @property
     def count(self) -> int:

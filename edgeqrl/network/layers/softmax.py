@@ -12,6 +12,7 @@ from edgeqrl.network.functions_fixed import leading_zeros, log_of_sum, one_over_
 from edgeqrl.network.functions_float import NUM_KNOTS
 from edgeqrl.network.ir import Array, Tensor
 from edgeqrl.network.layers.lookup import interpolated, require_no_overflow
+from edgeqrl.network.layers.unary import Unary
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,27 +155,12 @@ class LogSoftmax(_Rows):
 
 
 @dataclass(frozen=True)
-class ArgExtreme:
+class ArgExtreme(Unary):
     """ARG_MAX and ARG_MIN over one axis of [outer, size, inner]: the index, int32; the first of equals."""
 
-    name: str
-    function: str  # "ARG_MAX" or "ARG_MIN"
-    input: str
-    output: str
     outer: int
     size: int
     inner: int
-    num_macs = 0
-
-    @property
-    def operator(self) -> str:
-        """Return LiteRT's builtin name."""
-        return self.function
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Return the one activation that is read."""
-        return (self.input,)
 
     def require_consistent(self, tensors: Mapping[str, Tensor]) -> None:
         """Check sizes and types."""
