@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from edgeqrl.backends import EMULATED_CORES
 from edgeqrl.backends.emulated import bench_network
 from firmware_export.toolchain import find_compilers
 
@@ -29,8 +30,9 @@ def measure(paths: list[Path]) -> list[dict[str, Any]]:
     return [
         {"model": path.stem, **bench_network(path.read_bytes(), core, compiler=compiler.name)}
         for path in paths
-        for core in ("cortex-m0plus", "cortex-m4")
+        for core in EMULATED_CORES
         for compiler in find_compilers()
+        if compiler.builds_for(core) and core != "cortex-m0"  # the M0+ runs the same code
     ]
 
 
