@@ -87,7 +87,7 @@ def test_host_c_equals_the_reference_on_many_networks(dtype: str) -> None:
 @pytest.mark.parametrize("core", UNICORN_CORES)
 def test_emulated_cores_equal_the_reference_with_one_trace_for_all_inputs(core: str, dtype: str) -> None:
     seed = 200 + list(EMULATED_CORES).index(core)
-    require_equal_on_core(core, network(seed, dtype), seed)
+    require_equal_on_board(EMULATED_CORES[core], network(seed, dtype), seed)
 
 
 @pytest.mark.slow
@@ -95,7 +95,15 @@ def test_emulated_cores_equal_the_reference_with_one_trace_for_all_inputs(core: 
 @pytest.mark.parametrize("core", EMULATED_CORES)
 def test_emulated_cores_equal_the_reference_on_many_networks(core: str, dtype: str) -> None:
     for seed in range(400, 408):
-        require_equal_on_core(core, network(seed, dtype), seed)
+        require_equal_on_board(EMULATED_CORES[core], network(seed, dtype), seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("board", ["microbit", "netduinoplus2", "riscv-virt"])
+def test_chips_that_qemu_models_equal_the_reference(board: str, dtype: str) -> None:
+    for seed in range(500, 502):
+        require_equal_on_board(board, network(seed, dtype), seed, engine="qemu")
 
 
 @pytest.mark.slow
@@ -105,18 +113,22 @@ def test_long_networks_by_gcc_equal_the_reference(dtype: str, core: str) -> None
     """So many layers that a branch of v6-M does not reach from end to end."""
     name = "riscv64-unknown-elf-gcc" if core == "rv32imac" else "arm-none-eabi-gcc"
     data = random_network(np.random.default_rng(40), dtype=dtype, num_operators=60)
-    require_equal_on_core(core, data, 40, find_compiler(name, core=core))
+    compiler = find_compiler(name, core=core)
+    require_equal_on_board(EMULATED_CORES[core], data, 40, compiler=compiler)
 
 
-def require_equal_on_core(core: str, data: bytes, seed: int, compiler: Compiler | None = None) -> None:
+def require_equal_on_board(
+    name: str, data: bytes, seed: int, *, compiler: Compiler | None = None, engine: str | None = None
+) -> None:
+    """Play inputs; one trace for three of them, no unaligned access, and no more stack than the bound."""
     lowered = read_tflite(data)
-    board = load_board(EMULATED_CORES[core], data_folder("boards"))
-    with emulated.EmulatedNetwork(lowered, board, compiler=compiler) as device:
+    board = load_board(name, data_folder("boards"))
+    with emulated.EmulatedNetwork(lowered, board, compiler=compiler, engine=engine) as device:
         require_equal_to_reference(device, lowered, seed, 8)
         inputs = random_inputs(np.random.default_rng(seed), lowered, 3)
         rows = [{name: values[i : i + 1] for name, values in inputs.items()} for i in range(3)]
         profiles = [device.profile(row) for row in rows]
-        assert len({profile.trace_sha256 for profile in profiles}) == 1, f"{core}, seed {seed}"
+        assert len({profile.trace_sha256 for profile in profiles}) == 1, f"{name}, seed {seed}"
         bound = stack_bound(read_elf(device.firmware.elf), f"{device.firmware.name}_infer")
         assert max(profile.stack_bytes for profile in profiles) <= bound
         assert not any(profile.unaligned for profile in profiles)

@@ -113,8 +113,15 @@ class EmulatedPolicy:
 class EmulatedNetwork:
     """The Network of a `.tflite` built for a board and run on its emulated core: integers in and out."""
 
-    def __init__(self, network: IntegerNetwork, board: Board, *, compiler: Compiler | None = None) -> None:
-        """Export and build `network`."""
+    def __init__(
+        self,
+        network: IntegerNetwork,
+        board: Board,
+        *,
+        compiler: Compiler | None = None,
+        engine: str | None = None,
+    ) -> None:
+        """Export and build `network`; `engine` as for EmulatedFirmware."""
         self.name = board.core
         self.network = network
         self.board = board
@@ -123,7 +130,7 @@ class EmulatedNetwork:
         )
         self._inputs = RowLayout([network.tensors[name] for name in network.inputs], alignment=_ALIGNMENT)
         self._outputs = RowLayout([network.tensors[name] for name in network.outputs], alignment=_ALIGNMENT)
-        self.emulated = EmulatedFirmware(self.firmware.elf, self.firmware.name, board)
+        self.emulated = EmulatedFirmware(self.firmware.elf, self.firmware.name, board, engine=engine)
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Return every output [N, *shape] for inputs [N, *shape], by tensor name."""
