@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,8 +54,13 @@ def writing(place: Path) -> Iterator[None]:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` beside `path` and rename it into place; raise OutputError where that fails."""
+    """Write `data` beside `path` and rename it into place; a link stays, and leads to the new file.
+
+    Raises OutputError where that fails, or where something stands that is no regular file.
+    """
     with writing(path):
+        _require_regular(path)
+        path = Path(os.path.realpath(path))
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:
             with os.fdopen(handle, "wb") as file:
@@ -95,6 +101,16 @@ def staged_folder(target: Path, *, keep: bool) -> Iterator[Path]:
             _swap(fresh, target)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _require_regular(path: Path) -> None:
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a device, a pipe or a socket"
+        raise OutputError(f"'{path}' is {kind} and not a file. Choose another place with -o.")
 
 
 def _refuse_constant(name: str) -> Any:

@@ -5,14 +5,14 @@ facts.macs, facts.arena_bytes, facts.layers[0].operator
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from edgeqrl.errors import DataError, UnsupportedOperatorError
 from edgeqrl.network.ir import IntegerNetwork, Layer, Tensor
-from edgeqrl.network.read_tflite import parse_tflite, read_tflite
+from edgeqrl.network.read_tflite import ReadNetwork, parse_tflite, read_with_edges
 from edgeqrl.network.tflite_model import OperatorInfo, TensorInfo, TFLiteModel, with_unique_names
 from edgeqrl.network.tflite_schema import DTYPES
 from firmware_export.emit.arena import plan_arena
@@ -29,6 +29,8 @@ class TensorFacts:
     scale: float | None  # None: not quantized, or not with one scale
     zero_point: int | None
     bytes: int
+    file_dtype: str | None = None  # of an input or output that the file has as float32 or uint8
+    file_name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -68,10 +70,11 @@ def inspect(tflite: bytes) -> NetworkFacts:
     """Look into a file. Raises DataError where it is damaged; a sound one that cannot be run says why."""
     model = parse_tflite(tflite)
     try:
-        network = read_tflite(tflite)
+        read = read_with_edges(tflite)
     except (UnsupportedOperatorError, DataError) as error:
         return _facts_of_file(with_unique_names(model), str(error))
-    return facts_of_network(network)
+    facts = facts_of_network(read.network)
+    return replace(facts, tensors={**facts.tensors, **_converted(facts.tensors, model, read)})
 
 
 def facts_of_network(network: IntegerNetwork) -> NetworkFacts:
@@ -106,6 +109,19 @@ def facts_of_network(network: IntegerNetwork) -> NetworkFacts:
         arena_bytes=plan.total_bytes,
         arena_least_bytes=plan.least_bytes,
     )
+
+
+def _converted(
+    tensors: Mapping[str, TensorFacts], model: TFLiteModel, read: ReadNetwork
+) -> dict[str, TensorFacts]:
+    """Return the inputs and outputs that the file has as another type, with what it has."""
+    found: dict[str, TensorFacts] = {}
+    names = [model.tensors[i].name for i in (*model.inputs, *model.outputs)]
+    for name, edge in zip(names, (*read.inputs, *read.outputs), strict=True):
+        tensor = tensors.get(edge.tensor)
+        if tensor is not None and edge.dtype in ("FLOAT32", "UINT8") and edge.tensor not in found:
+            found[edge.tensor] = replace(tensor, file_dtype=edge.dtype.lower(), file_name=name)
+    return found
 
 
 def _activation_facts(tensor: Tensor) -> TensorFacts:

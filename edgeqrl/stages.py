@@ -4,21 +4,24 @@ import io
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeqrl.agents.agent import identifier
 from edgeqrl.agents.heads import Head, head_from_json, head_to_json
 from edgeqrl.backends.host_c import HostCPolicy
-from edgeqrl.bundle import Bundle
+from edgeqrl.bundle import Bundle, new_bundle
 from edgeqrl.calibrate import CalibrationSet, calibrate, from_recorded
 from edgeqrl.emulate import DeviceRun, emulate
 from edgeqrl.environments import MakeEnv
 from edgeqrl.errors import BackendsDiffer, DataError, UsageError, require_name
 from edgeqrl.files import from_json_bytes, to_json_bytes
 from edgeqrl.interfaces import Policy
-from edgeqrl.network.integer_policy import IntegerPolicy
+from edgeqrl.network.integer_policy import BareNetwork, IntegerPolicy
+from edgeqrl.network.read_tflite import read_tflite
 from edgeqrl.quantize.quantize import QuantizedPolicy, quantize
 from edgeqrl.quantize.scheme import Scheme
 from edgeqrl.validate.verdict import agreement_on, parse_margin, require_alpha, validate
@@ -260,6 +263,26 @@ def add_sources(
     sources = export_sources(policy, tflite, golden=golden if settings.with_self_test else None)
     for path, data in sources.items():
         bundle.add(f"src/{path}", data, made_from=[TFLITE])
+    return sources
+
+
+def export_network_file(path: Path, output: Path, name: str | None) -> dict[str, bytes]:
+    """Write the C sources of a `.tflite` network to the folder `output`: a bundle with nothing else in it.
+
+    `name` prefixes the C symbols; by default it is made from the file's name.
+    """
+    from firmware_export.emit import export_network
+
+    try:
+        tflite = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"Cannot read '{path}': {error.strerror}.") from error
+    chosen = name or identifier(path.stem)
+    sources = export_network(BareNetwork(chosen, read_tflite(tflite)), tflite)
+    with new_bundle(output, {"name": chosen}) as bundle:
+        bundle.add(TFLITE, tflite, made_from=[])
+        for place, data in sources.items():
+            bundle.add(f"src/{place}", data, made_from=[TFLITE])
     return sources
 
 

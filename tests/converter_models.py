@@ -164,6 +164,13 @@ def unrolled_net(tf: Any) -> Any:
     return tf.keras.Model(x, layers.Dense(2)(layers.GRU(6, unroll=True)(x)))
 
 
+def unrolled_lstm_net(tf: Any) -> Any:
+    """An LSTM over three observations; the converter may leave its first SPLIT in float32."""
+    layers = tf.keras.layers
+    x = tf.keras.Input((3, 4))
+    return tf.keras.Model(x, layers.Dense(2)(layers.LSTM(6, unroll=True)(x)))
+
+
 def normalized_net(tf: Any) -> Any:
     """Group normalization, squeeze and excitation, a separable and a one-dimensional convolution."""
     layers = tf.keras.layers
@@ -324,6 +331,7 @@ BUILDERS: dict[str, Builder] = {
     "LSTM step from Keras": from_keras(lstm_net),
     "LSTM step 16x8": from_function(lstm_net, dtype=INT16),
     "GRU unrolled": from_keras(unrolled_net),
+    "LSTM unrolled": from_function(unrolled_lstm_net),
     "normalized": from_function(normalized_net),
     "LSTM step by hand": from_function(hand_lstm_net),
     "transposed": from_function(transposed_net),

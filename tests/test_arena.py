@@ -110,3 +110,12 @@ def test_running_in_the_arena_gives_every_reader_what_was_written(graph: Integer
         for k, i in enumerate(place(step.output)):
             arena[i] = (root[step.output], k)
     require_intact(graph.outputs[0])
+
+
+def test_reshape_of_a_constant_is_refused() -> None:
+    """It has no bytes in the arena to share; reading a file computes it."""
+    tensors = {name: Tensor(name, shape, 1.0, 0) for name, shape in (("x", (4,)), ("c", (4,)), ("y", (2, 2)))}
+    constants = {"c": np.zeros(4, np.int8)}
+    graph = IntegerNetwork(tensors, ("x",), ("y",), (Reshape("again", "c", "y"),), constants)
+    with pytest.raises(ValueError, match="again reshapes the constant 'c'"):
+        plan_arena(graph)

@@ -132,6 +132,27 @@ def test_damage_in_flash_is_reported_and_nothing_steps(symbol: str, offset: int)
         assert run.text == f"edgeqrl robot {said}\r\n"
 
 
+def test_stm32_sends_at_its_baud_where_the_crystal_does_not_start_again() -> None:
+    """A restart at full speed finds the buses divided, and may end on the undivided RC oscillator."""
+    built, target = firmware("netduinoplus2"), board("netduinoplus2")
+    stack, reset = struct.unpack_from("<II", built.bin)
+    dividers, uart = 0x40023808, target.uart.base
+    blocks = [0x40020000, 0x40023800, 0x40023C00, 0x40007000, uart]
+    run = boot(
+        built.bin,
+        built.start,
+        target,
+        pc=reset & ~1,
+        sp=stack,
+        registers={dividers: (5 << 10) | (4 << 13), uart: 1 << 7},
+        peripherals=[(block, 0x400) for block in blocks],
+        uart=uart + 4,
+    )
+    assert run.text == SLOWLY + OK
+    writes = dict(run.writes)
+    assert (writes[dividers], writes[uart + 8]) == (0, 139)  # 16 MHz / 139 = 115108
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", QEMU_BOARDS)
 def test_every_machine_boots_in_qemu_to_the_self_test(name: str) -> None:

@@ -12,7 +12,9 @@ from firmware_export.emit.c_literals import c_comment, c_words
 from tests.c_build import c_compiler
 
 
-@pytest.mark.parametrize("name", ["cartpole", "lunarlander_dqn", "A2", "x", "int8", "mystring"])
+@pytest.mark.parametrize(
+    "name", ["cartpole", "lunarlander_dqn", "A2", "x", "int8", "mystring", "params", "golden_x"]
+)
 def test_ordinary_names_are_accepted(name: str) -> None:
     assert require_c_name(name) == name
 
@@ -39,6 +41,8 @@ def test_ordinary_names_are_accepted(name: str) -> None:
         ("main", "main"),
         ("eqrl", "runtime"),
         ("EQRL_x", "runtime"),
+        ("walker_params", "'_params'"),
+        ("Walker_Golden", "'_golden'"),
     ],
 )
 def test_hostile_names_are_refused_in_one_sentence(name: str, reason: str) -> None:

@@ -261,8 +261,8 @@ def test_network_that_is_none_is_refused(
 ) -> None:
     place = tmp_path / "net.tflite"
     place.write_bytes(content)
-    code, _ = failure(capsys, "compare", str(place))
-    assert code == 12
+    code, sentence = failure(capsys, "compare", str(place))
+    assert (code, str(place) in sentence) == (12, True)
 
 
 def test_damaged_bundle_is_refused_by_every_stage(fresh: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,21 +13,25 @@ from edgeqrl import backends
 from edgeqrl.backends.host_c import HostCNetwork
 from edgeqrl.backends.runtime_network import RuntimeNetwork
 from edgeqrl.cli.main import run
-from edgeqrl.errors import DataError, DeviceError, UsageError
+from edgeqrl.errors import DataError, DeviceError, MissingToolError, UsageError
+from edgeqrl.network import compare as comparing
 from edgeqrl.network import first_difference
-from edgeqrl.network.compare import compare, mixed_inputs
+from edgeqrl.network.compare import Difference, compare, mixed_inputs
+from edgeqrl.network.first_difference import FirstDifference
 from edgeqrl.network.ir import IntegerNetwork, Tensor
 from edgeqrl.network.read_tflite import parse_tflite, read_tflite, replace_buffers
 from edgeqrl.network.reference import Reference
 from edgeqrl.network.tflite_edit import with_outputs
 from tests.gru_network import gru_step
 from tests.oracles import answers
-from tests.tflite_writer import TFLiteWriter
+from tests.tflite_writer import TFLiteWriter, single_operator
 
 DATA = Path(__file__).parent / "data"
 TFLITE = (DATA / "c_cheetah_ppo.tflite").read_bytes()
 GRU = gru_step(np.random.default_rng(0))
 SECOND_DENSE = read_tflite(TFLITE).layers[2].name
+LATE = 150
+TANH_DIFFERS = FirstDifference("tanh", "TANH", "tanh", elements=1, sample=3, index=(0,), expected=1, found=0)
 OPENED: list[bytes] = []  # what `count_openings` saw
 
 
@@ -103,6 +107,44 @@ def open_wrong_then_dead(tflite: bytes) -> OffByTwo:
     return OffByTwo(read_tflite(tflite))
 
 
+def open_nothing(tflite: bytes) -> Reference:
+    raise DeviceError("It lacks TANH.")
+
+
+def open_without_tool(tflite: bytes) -> Reference:
+    raise MissingToolError("It is not installed.")
+
+
+class DiesLater(Reference):
+    """The reference, until it is asked again."""
+
+    def run(self, inputs):
+        OPENED.append(b"")
+        if len(OPENED) > 1:
+            raise DeviceError("It stopped answering.")
+        return super().run(inputs)
+
+
+def open_and_die_later(tflite: bytes) -> DiesLater:
+    return DiesLater(read_tflite(tflite))
+
+
+class WrongInSample:
+    """The reference, wrong in the sample of this number of all that it is given."""
+
+    def __init__(self, tflite: bytes) -> None:
+        self.reference, self.seen = Reference(read_tflite(tflite)), 0
+
+    def run(self, inputs):
+        outputs = self.reference.run(inputs)
+        count = len(next(iter(outputs.values())))
+        if self.seen <= LATE < self.seen + count:
+            for values in outputs.values():
+                values[LATE - self.seen, 0] ^= 1
+        self.seen += count
+        return outputs
+
+
 @pytest.fixture
 def backend(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., Any]], str]:
     """Return what makes a function of this module the backend "wrong"."""
@@ -121,7 +163,13 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., Any]], s
 def test_equal_backends_differ_nowhere() -> None:
     report = compare(TFLITE, ["tflm", "reference"], samples=200, seed=3)
     assert report.is_equal
-    nothing = {"differing": 0, "max_difference": 0, "first_difference": None, "not_located": None}
+    nothing = {
+        "differing": 0,
+        "max_difference": 0,
+        "first_difference": None,
+        "not_located": None,
+        "error": None,
+    }
     assert report.to_json() == {
         "samples": 200,
         "outputs": 1200,
@@ -143,6 +191,90 @@ def test_several_inputs_and_outputs_are_compared(backend) -> None:
     assert report.outputs == 20 * (3 + 8)
     assert report.backends["tflm"].differing == 0
     assert report.backends["wrong"].differing == 2 * 10
+
+
+def test_backend_that_cannot_run_it_leaves_the_others(backend) -> None:
+    report = compare(TFLITE, ["reference", backend(open_nothing), "tflm"], samples=20, seed=0)
+    assert report.outputs == 120
+    assert report.backends["wrong"] == Difference(None, None, error="It lacks TANH.")
+    assert report.backends["tflm"] == Difference(0, 0)
+    assert (report.is_equal, report.exit_code) == (False, 10)
+
+
+def test_backend_that_dies_on_the_way_leaves_the_others(backend) -> None:
+    report = compare(TFLITE, ["reference", backend(open_and_die_later), "host-c"], samples=250, seed=0)
+    assert report.backends["wrong"] == Difference(None, None, error="It stopped answering.")
+    assert report.backends["host-c"] == Difference(0, 0)
+
+
+def test_difference_weighs_more_than_a_failure(backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(backends.NETWORK_BACKENDS, "dead", f"{__name__}:open_nothing")
+    report = compare(TFLITE, ["reference", "dead", backend(open_off_by_two)], samples=20, seed=0)
+    assert report.exit_code == 14
+
+
+@pytest.mark.parametrize(
+    ("function", "measure_first", "error"),
+    [(open_nothing, False, DeviceError), (open_without_tool, True, MissingToolError)],
+)
+def test_measure_and_tools_must_be_there(
+    function: Any, measure_first: bool, error: type[Exception], backend
+) -> None:
+    names = ["reference", backend(function)]
+    with pytest.raises(error):
+        compare(TFLITE, names if measure_first else names[::-1], samples=20, seed=0)
+
+
+def test_tflm_says_which_operator_it_lacks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tensor = {"shape": (1, 4), "dtype": "INT8", "scale": 0.1, "zero_point": 3}
+    times = {"shape": (2,), "dtype": "INT32", "data": np.array([1, 3], np.int32)}
+    place = tmp_path / "tile.tflite"
+    place.write_bytes(single_operator("TILE", [tensor, times], [tensor | {"shape": (1, 12)}]))
+    command = ["compare", str(place), "--samples", "20", "--backends"]
+    assert run([*command, "reference,tflm,host-c"]) == 10
+    lines = capsys.readouterr().out.splitlines()
+    assert any("cannot run it" in line for line in lines)
+    assert lines[-1].startswith("tflm cannot run it. The tflm process failed: ")
+    assert "Didn't find op for builtin opcode 'TILE'" in lines[-1]
+    assert run([*command, "reference,tflm,host-c", "--json"]) == 10
+    found = json.loads(capsys.readouterr().out)["backends"]
+    assert (found["tflm"]["differing"], found["tflm"]["max_difference"]) == (None, None)
+    assert "TILE" in found["tflm"]["error"]
+    assert (found["host-c"]["differing"], found["host-c"]["error"]) == (0, None)
+    assert run([*command, "tflm,host-c"]) == 10
+    captured = capsys.readouterr()
+    assert (captured.out, "TILE" in captured.err) == ("", True)
+
+
+# Many samples
+
+
+def test_progress_is_told_and_totals_hang_on_no_part(backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["reference", backend(open_damaged)]
+    told: list[tuple[str, int, int]] = []
+    report = compare(TFLITE, names, samples=250, seed=0, progress=lambda *step: told.append(step))
+    assert told == [("compare", 100, 250), ("compare", 200, 250), ("compare", 250, 250)]
+    monkeypatch.setattr(comparing, "_PART_ROWS", 7)
+    assert compare(TFLITE, names, samples=250, seed=0) == report
+    expected = Reference(read_tflite(TFLITE)).run(inputs := mixed_inputs(read_tflite(TFLITE), 250, 0))
+    found = open_damaged(TFLITE).run(inputs)
+    differing = sum(np.count_nonzero(values != found[name]) for name, values in expected.items())
+    assert report.backends["wrong"].differing == differing
+
+
+def test_blocks_bound_memory_and_samples_keep_their_numbers(monkeypatch: pytest.MonkeyPatch, backend) -> None:
+    monkeypatch.setattr(comparing, "_MAX_ROWS", 67)  # blocks of 64
+    blocks = list(comparing._blocks(read_tflite(TFLITE), 150, 5))
+    sizes = [len(next(iter(block.values()))) for block in blocks]
+    assert sizes == [64, 64, 22]
+    name = read_tflite(TFLITE).inputs[0]
+    np.testing.assert_array_equal(blocks[0][name], mixed_inputs(read_tflite(TFLITE), 64, 5)[name])
+    assert np.any(blocks[0][name] != blocks[1][name])
+    monkeypatch.setattr(comparing, "find_first_difference", lambda *_: TANH_DIFFERS)
+    report = compare(TFLITE, ["reference", backend(WrongInSample)], samples=200, seed=0)
+    found = report.backends["wrong"]
+    assert (found.differing, found.max_difference, report.outputs) == (1, 1, 1200)
+    assert found.first_difference == replace(TANH_DIFFERS, sample=128 + 3)
 
 
 # Which layer it names

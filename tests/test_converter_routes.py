@@ -96,6 +96,17 @@ def test_a_network_of_litert_quantizer_equals_tflm(path: Path) -> None:
     require_equal_to("tflm", path.read_bytes(), samples=24)
 
 
+def test_a_split_that_the_converter_left_in_float32_equals_tflm() -> None:
+    """An LSTM of two steps by TensorFlow's converter, which does so in some runs and not in others."""
+    tflite = (DATA / "lstm_float_split_int8.tflite").read_bytes()
+    model = parse_tflite(tflite)
+    assert any(
+        op.name == "SPLIT" and model.tensors[op.outputs[0]].dtype == "FLOAT32" for op in model.operators
+    )
+    assert not {"QUANTIZE", "DEQUANTIZE"} & {layer.operator for layer in read_tflite(tflite).layers}
+    require_equal_to("tflm", tflite, samples=64)
+
+
 @pytest.mark.slow
 def test_nature_cnn_equals_tflm() -> None:
     require_equal_to("tflm", (DATA / "f_nature.tflite").read_bytes(), samples=4)

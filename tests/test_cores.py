@@ -314,3 +314,21 @@ def test_hooked_store_in_an_it_block_does_not_mislead_the_count() -> None:
     with EmulatedFirmware(built.elf, built.name, board("mps2-an386")) as device:
         found = device.profile_code(loop, device.free_address + 512)
     assert (found.instructions, found.unaligned) == (16, ())
+
+
+@pytest.mark.parametrize(
+    ("board_name", "engine"),
+    [("rpi-pico", "unicorn"), pytest.param("mps2-an386", "qemu", marks=pytest.mark.slow)],
+)
+def test_stack_deeper_than_a_profile_watches_is_not_reported(board_name: str, engine: str) -> None:
+    if engine == "qemu":
+        require_qemu(board_name)
+    # mov r2, sp; loop: push {r0}; subs r1, #1; bne loop; mov sp, r2; bx lr
+    halves = ("466a", "b401", "3901", "d1fc", "4695", "4770")
+    pushes = b"".join(int(half, 16).to_bytes(2, "little") for half in halves)
+    built = firmware(board_name)
+    with EmulatedFirmware(built.elf, built.name, board(board_name), engine=engine) as device:
+        assert device.profile_code(pushes, 1, 1023).stack_bytes == 4092
+        for words in (1024, 1500):
+            with pytest.raises(DeviceError, match="used all 4,096 bytes of stack"):
+                device.profile_code(pushes, 1, words)

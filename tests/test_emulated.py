@@ -2,6 +2,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from edgeqrl.backends import emulated
 from edgeqrl.backends.emulated import EmulatedPolicy, bench_network, open_network, open_policy
 from edgeqrl.backends.network_policy import NetworkPolicy
+from edgeqrl.cli.main import run
 from edgeqrl.errors import DeviceError, MissingToolError, UsageError
 from edgeqrl.network.edges import quantize_observations
 from edgeqrl.network.integer_policy import IntegerPolicy
@@ -134,6 +136,25 @@ def test_bench_measures_one_inference() -> None:
     assert 0 < found["measured_stack_bytes"] <= found["stack_bytes"]
     with pytest.raises(UsageError, match="did you mean 'cortex-m55'"):
         bench_network(tflite, "cortex-m5")
+
+
+def test_bench_is_told_in_words_and_fits_the_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.chdir(tmp_path)
+    place = Path("net.tflite")
+    place.write_bytes(random_dense_tflite(np.random.default_rng(0), [4, 8, 2], ["RELU", "NONE"]))
+    assert run(["bench", str(place), "--core", "cortex-m0plus"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    for label in ("time, estimate", "stack, bound / measured", "RAM, without stack", "flash"):
+        assert any(line.startswith(f"│ {label} ") for line in lines), label
+    assert not any("_" in line for line in lines)
+    assert "RAM is its state and buffers" in lines[-2]
+    place.write_bytes(b"no network")
+    assert run(["bench", str(place)]) == 12
+    assert capsys.readouterr().err.startswith("error: 'net.tflite' is not a .tflite file")
 
 
 def test_missing_unicorn_is_one_sentence_with_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,7 @@ from tests.c_build import (
     c_compiler,
     compile_objects,
     cxx_compiler,
+    program_path,
     run,
     write_files,
 )
@@ -32,6 +33,7 @@ from tests.tflite_writer import random_dense_tflite
 
 TFLITE = random_dense_tflite(np.random.default_rng(0), [4, 3], ["TANH"])
 COMPILERS = ("zig", "gcc", "clang")
+ROOT = Path(__file__).parent.parent
 
 
 def policies() -> tuple[IntegerPolicy, IntegerPolicy]:
@@ -192,6 +194,19 @@ def test_two_policies_share_one_runtime(folder: Path, flags: list[str]) -> None:
     files = [*c_sources(exported(*policies())), "two_policies.c"]
     run([*c_compiler("zig"), "-std=c99", *flags, *files, "-o", "program"], folder)
     assert run(["./program"], folder) == "passed\n"
+
+
+def test_documented_commands_put_two_policies_into_one_image(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "c-api.md").read_text()
+    (script,) = re.findall(r"\*\*Two policies in one image\.\*\*.*?```\n(.*?)```", page, re.DOTALL)
+    for policy, name in zip(policies(), ("lander", "walker"), strict=True):
+        write_files(tmp_path / "build" / name / "src", exported(policy))
+    (tmp_path / "main.c").write_bytes((C_DIR / "two_policies.c").read_bytes())
+    here = script.replace("/tmp/", "")
+    assert here != script
+    program_path("cc")
+    run(["sh", "-e", "-c", here], tmp_path)
+    assert run(["./both"], tmp_path) == "passed\n"
 
 
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])

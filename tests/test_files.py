@@ -1,5 +1,6 @@
 """Results appear whole or not at all."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,39 @@ def test_write_replaces_the_file_and_leaves_nothing_beside_it(tmp_path: Path) ->
 def test_write_into_a_missing_folder_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="Choose another place"):
         write_atomically(tmp_path / "absent" / "a.bin", b"")
+
+
+@pytest.mark.parametrize("kind", ["folder", "fifo", "link to a fifo"])
+def test_what_is_no_regular_file_is_not_replaced(kind: str, tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    if kind == "folder":
+        place.mkdir()
+    else:
+        os.mkfifo(tmp_path / "fifo")
+        place.symlink_to("fifo") if kind.startswith("link") else (tmp_path / "fifo").rename(place)
+    before = names(tmp_path)
+    with pytest.raises(OutputError, match="and not a file"):
+        write_atomically(place, b"new")
+    assert names(tmp_path) == before
+    assert not place.is_file()
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_link_to_a_file_stays_and_leads_to_the_new_one(is_there: bool, tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    if is_there:
+        (tmp_path / "real" / "a.bin").write_bytes(b"old")
+    link = tmp_path / "link"
+    link.symlink_to("real/a.bin")
+    write_atomically(link, b"new")
+    assert link.is_symlink()
+    assert (tmp_path / "real" / "a.bin").read_bytes() == b"new"
+
+
+def test_link_to_itself_is_not_written(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(OutputError, match="Cannot write"):
+        write_atomically(tmp_path / "loop", b"")
 
 
 @pytest.mark.parametrize("has_exchange", [True, False])

@@ -94,6 +94,7 @@ def refusal(path: Path, **options: Any) -> str:
         ("eqrl_step", "policy_eqrl_step"),
         ("a" * 90, "a" * 40),
         ('x"; system("rm', "x_system_rm"),
+        ("lander-params", "lander_params_policy"),
     ],
 )
 def test_identifier_is_a_c_identifier_and_stays_itself(text: str, expected: str) -> None:

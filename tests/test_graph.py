@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from edgeqrl.backends.runtime_network import RuntimeNetwork
-from edgeqrl.errors import DataError, UnsupportedOperatorError
+from edgeqrl.errors import DataError, UnsupportedOperatorError, UsageError
+from edgeqrl.network.compare import compare
 from edgeqrl.network.fold import fold
 from edgeqrl.network.graph import FileEdge, simplify
 from edgeqrl.network.read_tflite import parse_tflite, read_tflite, read_with_edges
@@ -191,6 +192,17 @@ def test_one_float_input_may_be_quantized_twice_alike() -> None:
     writer.operator("MAXIMUM", [x, y], [z])
     network = read_tflite(writer.finish([a], [z]))
     assert network.layers[0].inputs == ("x", "x")
+
+
+def test_a_network_without_inputs_is_not_compared() -> None:
+    writer = TFLiteWriter()
+    constant = {"data": np.array([[1, 2, 3, 4]], np.int8)}
+    a, b = writer.tensor("a", **X | constant), writer.tensor("b", **X)
+    writer.operator("RELU", [a], [b])
+    tflite = writer.finish([], [b])
+    assert not read_tflite(tflite).inputs
+    with pytest.raises(UsageError, match="no input to draw"):
+        compare(tflite, ["reference", "tflm"], samples=4, seed=0)
 
 
 def test_names_are_unique() -> None:

@@ -1,9 +1,11 @@
 """`inspect`: the table, the JSON and the picture of any network, also of one that cannot be run."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 from itertools import combinations, pairwise
 from pathlib import Path
 from xml.etree import ElementTree
@@ -28,6 +30,17 @@ INT8 = {"shape": (1, 4), "dtype": "INT8", "scale": 0.1, "zero_point": 3}
 
 def float_tflite() -> bytes:
     return random_float_tflite(np.random.default_rng(0), [4, 8, 2], ["TANH", "NONE"])
+
+
+def float_edges() -> bytes:
+    """Return an int8 TANH between QUANTIZE and DEQUANTIZE."""
+    writer = TFLiteWriter()
+    x, result = (writer.tensor(name, (1, 4), "FLOAT32") for name in ("serving_default_x", "result"))
+    x8, tanh = (writer.tensor(name, (1, 4), scale=1 / 128, zero_point=0) for name in ("x8", "tanh"))
+    writer.operator("QUANTIZE", [x], [x8])
+    writer.operator("TANH", [x8], [tanh])
+    writer.operator("DEQUANTIZE", [tanh], [result])
+    return writer.finish([x], [result])
 
 
 def write(place: Path, data: bytes) -> str:
@@ -102,6 +115,15 @@ def test_facts_are_json() -> None:
         assert found["layers"][0]["operator"] == "FULLY_CONNECTED"
 
 
+def test_edges_that_the_file_has_as_floats_are_told() -> None:
+    facts = inspect(float_edges())
+    source, result = facts.tensors[facts.inputs[0]], facts.tensors[facts.outputs[0]]
+    assert (source.dtype, source.file_dtype, source.file_name) == ("int8", "float32", "serving_default_x")
+    assert (result.dtype, result.file_dtype, result.file_name) == ("int8", "float32", "result")
+    assert facts.to_json()["tensors"][facts.inputs[0]]["file_dtype"] == "float32"
+    assert {tensor.file_dtype for tensor in inspect(GRU).tensors.values()} == {None}
+
+
 def test_damaged_file_is_refused() -> None:
     with pytest.raises(DataError, match="damaged"):
         inspect(GRU[:500])
@@ -165,6 +187,32 @@ def test_sums_inputs_and_outputs_stand_below(capsys: pytest.CaptureFixture[str])
     assert lines[-1] == "6 layers, 5,568 MACs, 6,104 B of weights, arena 128 B"
 
 
+def test_floats_of_the_file_stand_below(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["inspect", write(tmp_path / "net.tflite", float_edges())]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-5:-1] == [
+        "input 'x8': int8 4, scale 0.0078125, zero point 0",
+        "  in the file float32 'serving_default_x'",
+        "output 'tanh': int8 4, scale 0.0078125, zero point 0",
+        "  in the file float32 'result'",
+    ]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_terminal_that_lacks_characters_gets_question_marks(encoding: str, tmp_path: Path) -> None:
+    tensors = [INT8 | {"name": name} for name in ("é" * 50, "π" * 100)]
+    place = write(tmp_path / "net.tflite", single_operator("TANH", tensors[:1], tensors[1:]))
+    done = subprocess.run(
+        [sys.executable, "-m", "edgeqrl", "inspect", place],
+        env={**os.environ, "PYTHONIOENCODING": encoding, "COLUMNS": "80"},
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"??" in done.stdout
+    assert b"TANH" in done.stdout
+
+
 def test_reason_stands_below_and_the_exit_code_is_zero(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -192,7 +240,15 @@ def test_json_stays_one_document_beside_a_picture(tmp_path: Path, capsys: pytest
         (["absent.tflite"], 12, "absent.tflite"),
         ([str(DATA)], 12, "not a bundle"),
         ([str(DATA / "cartpole_q_near_100.keras")], 12, "not a .tflite file"),
+        (
+            [str(DATA / "cartpole_q_near_100.keras")],
+            12,
+            "cartpole_q_near_100.keras' is not a .tflite file, or it is damaged",
+        ),
         ([str(CHAIN), "--svg", "/nowhere/net.svg"], 13, "--svg"),
+        ([str(CHAIN), "--svg", str(DATA)], 13, "is a folder and not a file. Choose another place with --svg"),
+        ([str(CHAIN), "--svg", "-"], 2, "cannot go to standard output"),
+        ([str(CHAIN), "--svg", str(CHAIN)], 2, "into the network itself"),
     ],
 )
 def test_bad_input_is_one_sentence(
@@ -201,6 +257,24 @@ def test_bad_input_is_one_sentence(
     assert run(["inspect", *arguments]) == code
     (sentence,) = capsys.readouterr().err.splitlines()
     assert words in sentence
+
+
+@pytest.mark.parametrize("kind", ["same", "link", "hard link", "in the bundle"])
+def test_network_is_not_drawn_over(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    network, picture = tmp_path / "net.tflite", tmp_path / "net.svg"
+    content = CHAIN.read_bytes()
+    network.write_bytes(content)
+    if kind == "same":
+        picture = tmp_path / "." / "net.tflite"
+    elif kind == "link":
+        picture.symlink_to(network)
+    elif kind == "hard link":
+        picture.hardlink_to(network)
+    else:
+        network, picture = tmp_path, tmp_path / "src" / "net.svg"
+    assert run(["inspect", str(network), "--svg", str(picture)]) == 2
+    assert "into the network itself" in capsys.readouterr().err
+    assert (tmp_path / "net.tflite").read_bytes() == content
 
 
 # The picture

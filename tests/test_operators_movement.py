@@ -362,6 +362,7 @@ def test_what_keeps_all_values_in_order_costs_nothing(
 # Operator, input shape, operands, output shape, options, who runs it.
 WIDE: list[tuple[str, list[int], list[Any], list[int], dict[str, Any], str]] = [
     ("TRANSPOSE", [1, 2, 3, 2, 3, 2], [[0, 5, 4, 3, 2, 1]], [1, 2, 3, 2, 3, 2], {}, "tflite-runtime"),
+    ("TRANSPOSE", [1, 4, 5], [[0, -1, 1]], [1, 5, 4], {}, "tflite-runtime"),
     ("STRIDED_SLICE", [1, 4, 5], [[0, 1], [0, 3], [1, 1]], [1, 4, 2], {"ellipsis_mask": 1}, "tflite-runtime"),
     (
         "STRIDED_SLICE",
@@ -403,6 +404,38 @@ def test_tflite_runtime_reverses_one_axis_of_two() -> None:
     assert not np.array_equal(theirs, micros)
 
 
+def test_a_split_has_as_many_parts_as_it_says() -> None:
+    operands = [numbers(1), {"shape": [1, 4], **Q}]
+    with pytest.raises(DataError, match="contradicts itself"):
+        read_tflite(single_operator("SPLIT", operands, [{"shape": [1, 2], **Q}] * 2, num_splits=3))
+
+
+@pytest.mark.parametrize(
+    ("name", "operands", "out", "options"),
+    [
+        ("RESHAPE", [], [1, 20], {}),
+        ("RESHAPE", [], [1, 20], {"new_shape": [-1, 20]}),
+        ("RESHAPE", [[-1, 20]], [1, 20], {}),
+        ("RESHAPE", [[1, 20]], [1, 20], {"new_shape": [20, 1]}),  # the operand counts
+        ("SQUEEZE", [], [4, 5], {}),
+        ("SQUEEZE", [], [4, 5], {"squeeze_dims": [-3]}),
+        ("EXPAND_DIMS", [-1], [1, 4, 5, 1], {}),
+    ],
+)
+def test_a_shape_may_be_told_in_many_ways(
+    name: str, operands: list[Any], out: list[int], options: dict[str, Any]
+) -> None:
+    _, layer = move(name, [{"shape": [1, 4, 5], **Q}, *map(numbers, operands)], out, **options)
+    assert isinstance(layer, Reshape)
+
+
+@pytest.mark.parametrize("shape", [[], [4]])
+def test_an_image_to_resize_has_four_axes(shape: list[int]) -> None:
+    inputs = [{"shape": shape, **Q}, numbers([2, 2])]
+    with pytest.raises(DataError, match="contradicts itself: 'output_0' is "):
+        read_tflite(single_operator("RESIZE_NEAREST_NEIGHBOR", inputs, [{"shape": shape, **Q}]))
+
+
 def test_constants_join_and_one_tensor_may_come_twice() -> None:
     x = {"shape": [1, 3], **Q}
     tflite = single_operator(
@@ -419,7 +452,7 @@ def test_constants_join_and_one_tensor_may_come_twice() -> None:
 @pytest.mark.parametrize(
     ("name", "inputs", "out", "options", "why"),
     [
-        ("CONCATENATION", [[1, 3], {"scale": 0.2}], [1, 6], {"axis": 1}, "one scale and zero point for all"),
+        ("CONCATENATION", [[1, 3], {"scale": 0.2}], [1, 6], {"axis": 1}, "one quantization for all"),
         (
             "CONCATENATION",
             [[1, 3], {}],
@@ -466,6 +499,19 @@ def test_what_is_not_supported_is_refused_with_its_rule(
         ("RESIZE_NEAREST_NEIGHBOR", [[4, 5]], [1, 4, 5], {}),
         ("UNPACK", [], [1, 5], {"axis": 1, "num": 4}),
         ("REVERSE_V2", [[3]], [1, 4, 5], {}),
+        ("UNPACK", [], [1, 5], {"axis": 0, "num": 4}),
+        ("PACK", [], [1, 1, 4, 5], {"axis": 1, "values_count": 2}),
+        ("SPLIT_V", [[5], 2], [1, 4, 5], {"num_splits": 2}),
+        ("RESHAPE", [[20, 1]], [1, 20], {}),
+        ("RESHAPE", [[0, 20]], [1, 20], {}),
+        ("RESHAPE", [[1, -1, -1]], [1, 20, 1], {}),
+        ("RESHAPE", [[-1, 3]], [1, 20], {}),
+        ("RESHAPE", [], [1, 20], {"new_shape": [20]}),
+        ("SQUEEZE", [], [1, 4, 5], {"squeeze_dims": [0]}),
+        ("SQUEEZE", [], [1, 20], {"squeeze_dims": [1]}),
+        ("EXPAND_DIMS", [1], [1, 4, 1, 5], {}),
+        ("BROADCAST_TO", [[2, 4, 5]], [1, 4, 5], {}),
+        ("TRANSPOSE", [[0, -1, 2]], [1, 5, 5], {}),
     ],
 )
 def test_a_file_that_contradicts_itself_is_refused(

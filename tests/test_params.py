@@ -13,15 +13,17 @@ import firmware_export
 from edgeqrl.errors import DataError, UnsupportedOperatorError
 from edgeqrl.network import layers
 from edgeqrl.network.edges import AffineEdge, ArgmaxEdge
-from edgeqrl.network.integer_policy import IntegerPolicy
+from edgeqrl.network.integer_policy import BareNetwork, IntegerPolicy
 from edgeqrl.network.ir import IntegerNetwork, Tensor
 from edgeqrl.network.layers import Dense, Lookup
+from edgeqrl.network.read_tflite import read_tflite
 from firmware_export.emit import params
 from firmware_export.emit.kernels import LAYER_CODES
 from firmware_export.emit.kernels.linear import PackedLinear, pack_linear, unpack_linear
 from firmware_export.emit.packing import Kernel, unpack_words
 from firmware_export.emit.params import build_params, executed_layers, plan_params, read_params
 from tests.c_policies import random_policy
+from tests.tflite_writer import single_operator
 
 RUNTIME = Path(firmware_export.__file__).parent / "runtime"
 
@@ -182,3 +184,64 @@ def test_every_kind_of_layer_has_a_kernel() -> None:
     """So that "C: yes" in SUPPORTED_OPS.md is true of all rows."""
     kinds = {kind for name in layers.__all__ if hasattr(kind := getattr(layers, name), "run")}
     assert kinds - set(LAYER_CODES) == {layers.Linear, layers.Reshape}  # the base class; the same bytes
+
+
+def _single(
+    name: str, dtype: str, shapes: list[tuple[int, ...]], constants: list[np.ndarray], **options: object
+) -> bytes:
+    """One operator of activations shapes[:-1] and int32 constants; the output has shapes[-1]."""
+    scale = {"INT8": 0.5, "INT16": 2.0**-15}[dtype]
+    activations = [
+        {"shape": (1, *shape), "dtype": dtype, "scale": scale, "zero_point": 0} for shape in shapes
+    ]
+    extra = [{"shape": c.shape, "dtype": "INT32", "data": c.astype(np.int32)} for c in constants]
+    return single_operator(name, [*activations[:-1], *extra], [activations[-1]], **options)
+
+
+def _pooled(kernel: int) -> bytes:
+    window = {"filter_height": kernel, "filter_width": kernel, "stride_h": 2, "stride_w": 2}
+    return _single("MAX_POOL_2D", "INT8", [(4, 4, 1), (2, 2, 1)], [], padding="VALID", **window)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (_single("ADD", "INT8", [(4,)] * 3, []), _single("SUB", "INT8", [(4,)] * 3, [])),
+        (_single("MAXIMUM", "INT8", [(4,)] * 3, []), _single("MINIMUM", "INT8", [(4,)] * 3, [])),
+        (_single("TANH", "INT16", [(4,)] * 2, []), _single("LOGISTIC", "INT16", [(4,)] * 2, [])),
+        (
+            _single("SLICE", "INT8", [(4,), (2,)], [np.array([0, 0]), np.array([1, 2])]),
+            _single("SLICE", "INT8", [(4,), (2,)], [np.array([0, 1]), np.array([1, 2])]),
+        ),
+        (
+            _pooled(2),
+            _pooled(1),
+        ),
+        (
+            _single("MEAN", "INT8", [(3, 3), (3,)], [np.array([1])]),
+            _single("MEAN", "INT8", [(3, 3), (3,)], [np.array([2])]),
+        ),
+    ],
+    ids=["sign", "extreme", "function", "pieces", "window", "axes"],
+)
+def test_contracts_differ_where_the_blocks_do_not(one: bytes, other: bytes) -> None:
+    layouts = [plan_params(BareNetwork("net", read_tflite(data))) for data in (one, other)]
+    assert layouts[0].entries == layouts[1].entries
+    assert layouts[0].contract != layouts[1].contract
+
+
+def test_contracts_differ_by_inputs_outputs_and_their_sizes() -> None:
+    def contract(sizes: dict[str, int], inputs: str, outputs: str, dtype: str = "int8") -> bytes:
+        tensors = {name: Tensor(name, (size,), 1.0, 0, dtype) for name, size in sizes.items()}
+        network = IntegerNetwork(tensors, tuple(inputs), tuple(outputs), ())
+        return plan_params(BareNetwork("net", network)).contract
+
+    contracts = [
+        contract({"a": 3, "b": 3}, "ab", "ab"),
+        contract({"a": 3, "b": 3}, "ab", "ba"),
+        contract({"a": 3, "b": 3}, "ab", "a"),
+        contract({"a": 3, "b": 5}, "ab", "a"),
+        contract({"a": 3, "b": 3}, "ab", "ab", "int16"),
+        contract({"a": 3}, "a", "a"),
+    ]
+    assert len(set(contracts)) == len(contracts)

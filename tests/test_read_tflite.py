@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 from edgeqrl.errors import DataError, UnsupportedOperatorError
-from edgeqrl.network import supported_ops
+from edgeqrl.network import graph, supported_ops
+from edgeqrl.network import read_tflite as reading
 from edgeqrl.network.layers import Dense, Lookup, Reshape
 from edgeqrl.network.operators import SUPPORT, elementwise, linear, movement, operand
 from edgeqrl.network.read_tflite import read_tflite
-from tests.tflite_writer import TFLiteWriter, random_dense_tflite, random_float_tflite
+from firmware_export.emit.arena import plan_arena
+from tests.tflite_writer import TFLiteWriter, random_dense_tflite, random_float_tflite, single_operator
 
 ROOT = Path(__file__).parent.parent
 
@@ -228,3 +230,66 @@ def test_no_rule_lacks_its_line() -> None:
         for rule in support.rules:
             assert (rule.__doc__ or "").rstrip().endswith("."), (name, rule)
         assert support.oracle or support.oracle_int16, name
+
+
+def test_reshape_of_a_constant_is_computed_whatever_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph, "_FOLDED_BYTES", 0)
+    monkeypatch.setattr(reading, "_MOST_FOLDED", 10)
+    writer = TFLiteWriter()
+    q: dict[str, Any] = {"scale": 0.1, "zero_point": 0}
+    x, y = (writer.tensor(name, (1, 2, 2), **q) for name in "xy")
+    c = writer.tensor("c", (1, 16), data=np.arange(16, dtype=np.int8).reshape(1, 16), **q)
+    pairs, few = (writer.tensor(name, (1, n, 2), **q) for name, n in (("pairs", 8), ("few", 2)))
+    new_shape, begin, size = (
+        writer.tensor(f"{i}", (3,), "INT32", data=np.asarray(values, np.int32))
+        for i, values in enumerate(((1, 8, 2), (0, 1, 0), (1, 2, 2)))
+    )
+    writer.operator("RESHAPE", [c, new_shape], [pairs])
+    writer.operator("SLICE", [pairs, begin, size], [few])
+    writer.operator("ADD", [x, few], [y])
+    network = read_tflite(writer.finish([x], [y]))
+    assert [layer.operator for layer in network.layers] == ["SLICE", "ADD"]
+    np.testing.assert_array_equal(network.constants["pairs"].ravel(), np.arange(16))
+    assert plan_arena(network).total_bytes == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "operands", "target"),
+    [
+        ("CAST", [{"dtype": "INT32"}], {"dtype": "FLOAT32"}),
+        ("CAST", [{"dtype": "FLOAT32"}], {"dtype": "INT32"}),
+        ("GATHER", [{"scale": 0.1, "zero_point": 0}, {"dtype": "INT32"}], {"scale": 0.1, "zero_point": 0}),
+    ],
+)
+def test_computed_indices_are_told_to_be_one_hot(
+    name: str, operands: list[dict[str, Any]], target: dict[str, Any]
+) -> None:
+    tflite = single_operator(
+        name, [{"shape": (1, 4), **each} for each in operands], [{"shape": (1, 4), **target}]
+    )
+    with pytest.raises(UnsupportedOperatorError, match="one-hot values instead of indices"):
+        read_tflite(tflite)
+
+
+@pytest.mark.parametrize("name", ["LOG_SOFTMAX", "RELU", "SIN"])
+def test_an_empty_axis_is_refused(name: str) -> None:
+    out = {"scale": 1 / 16, "zero_point": 127}
+    tflite = single_operator(
+        name, [{"shape": (1, 0), "scale": 0.1, "zero_point": 0}], [{"shape": (1, 0), **out}]
+    )
+    with pytest.raises(UnsupportedOperatorError, match="no empty axis"):
+        read_tflite(tflite)
+
+
+@pytest.mark.parametrize("dtype", ["INT8", "INT16"])
+@pytest.mark.parametrize("activation", ["RELU6", "RELU_N1_TO_1"])
+@pytest.mark.parametrize("name", ["MAX_POOL_2D", "AVERAGE_POOL_2D"])
+def test_a_fused_clamp_takes_no_tiny_scale(name: str, activation: str, dtype: str) -> None:
+    def pool(scale: float) -> bytes:
+        x = {"shape": (1, 2, 2, 1), "dtype": dtype, "scale": scale, "zero_point": 0}
+        sizes = dict.fromkeys(("filter_height", "filter_width", "stride_h", "stride_w"), 1)
+        return single_operator(name, [x], [x], fused_activation=activation, **sizes)
+
+    read_tflite(pool(2.0**-27))
+    with pytest.raises(UnsupportedOperatorError, match=r"at output scales above 2\^-28"):
+        read_tflite(pool(2.0**-29))

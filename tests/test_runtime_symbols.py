@@ -30,6 +30,30 @@ def test_no_kernel_calls_a_helper_whose_time_depends_on_data(
     assert not {name for name in wanted if not ALLOWED.fullmatch(name.partition(": ")[2])}
 
 
+@pytest.mark.parametrize("level", ["-O2", "-Os", pytest.param("-O0", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("compiler", COMPILERS, ids=lambda compiler: compiler.name)
+def test_all_code_of_a_step_can_be_placed(tmp_path: Path, compiler: Compiler, level: str) -> None:
+    """Also what of the small functions a compiler does not inline; checking params is no part of a step."""
+    write_files(tmp_path, RUNTIME)
+    argv = [*compiler.argv, *compiler.core_flags("cortex-m4", "none"), "-std=c99", level, "-ffreestanding"]
+    argv += ['-DEQRL_CODE=__attribute__((section(".itcm")))', "-Wall", "-Wextra", "-Werror"]
+    argv += ["-fno-sanitize=undefined"] if compiler.name == "zig" else []
+    for path in compile_objects(argv, [path for path in KERNELS if path != "eqrl_params.c"], tmp_path):
+        places = function_sections(tmp_path / path)
+        assert places
+        assert set(places.values()) == {".itcm"}, f"{path}: {places}"
+
+
+def function_sections(path: Path) -> dict[str, str]:
+    with path.open("rb") as stream:
+        elf = ELFFile(stream)
+        symbols = elf.get_section_by_name(".symtab").iter_symbols()
+        functions = [
+            s for s in symbols if s["st_info"]["type"] == "STT_FUNC" and s["st_shndx"] != "SHN_UNDEF"
+        ]
+        return {s.name: elf.get_section(s["st_shndx"]).name for s in functions}
+
+
 def undefined_symbols(path: Path) -> set[str]:
     with path.open("rb") as stream:
         section = ELFFile(stream).get_section_by_name(".symtab")

@@ -61,6 +61,25 @@ def test_an_unexpected_error_names_worker_and_exception(worker: Worker) -> None:
         worker.call("fail", {"expected": False})
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("first\nDidn't find TILE\r\nNo TILE\n \r\n", "; its last words were: Didn't find TILE; No TILE"),
+        ("The cause\nINFO: a delegate\nI0000 00:00:1 a.cc:5] hm", "; its last words were: The cause"),
+        ("2026-01-01 10:00:00.1: W tensorflow/a.cc:1] hm", ""),
+        ("it was 'a bug'\n'a bug'", "; its last words were: it was 'a bug'; 'a bug'"),
+        ("'a bug'", ""),
+        ("", ""),
+    ],
+)
+def test_an_unexpected_error_carries_the_last_words(words: str, said: str, worker: Worker) -> None:
+    with pytest.raises(DeviceError):
+        worker.call("fail", {"expected": False, "words": "of another request"})
+    with pytest.raises(DeviceError) as caught:
+        worker.call("fail", {"expected": False, "words": words})
+    assert str(caught.value) == f"The echo process failed: KeyError: 'a bug'{said}"
+
+
 @pytest.mark.parametrize(("by_signal", "how"), [(True, "by signal SIGSEGV"), (False, "with exit code 3")])
 def test_a_death_says_how_its_last_line_and_the_cure(by_signal: bool, how: str) -> None:
     with (

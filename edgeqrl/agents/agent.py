@@ -37,15 +37,21 @@ class Agent:
             raise ValueError(f"observation shape must be positive, got {self.observation_shape}")
 
 
+_FILE_ENDINGS = ("_params", "_golden")  # of the files of another policy in the same image
+
+
 def identifier(text: str) -> str:
     """Make a C identifier that says the same as `text`: `LunarLander v3!` becomes `LunarLander_v3`.
 
     Letters outside ASCII and signs become underscores; an empty result becomes `policy`; a reserved
-    word, a leading digit and the runtime's own prefix `eqrl` get `policy_` in front.
+    word, a leading digit and the runtime's own prefix `eqrl` get `policy_` in front; the endings of
+    another policy's files get `_policy` behind.
     """
     name = re.sub(r"[^A-Za-z0-9]+", "_", text).strip("_")[:_MAX_NAME_LENGTH].strip("_")
     if not name:
         return "policy"
     if name[0].isdigit() or name in _RESERVED or name.lower().startswith("eqrl"):
-        return f"policy_{name}"[:_MAX_NAME_LENGTH].strip("_")
+        name = f"policy_{name}"[:_MAX_NAME_LENGTH].strip("_")
+    if name.lower().endswith(_FILE_ENDINGS):
+        return f"{name[: _MAX_NAME_LENGTH - 7].strip('_')}_policy"
     return name

@@ -14,6 +14,7 @@ The child, when it runs as `__main__`:
 
 import json
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -40,6 +41,10 @@ _LENGTH = struct.Struct("<Q")  # bytes of one array in npy format
 _MAX_ARRAYS = 4096
 _MAX_BYTES = 2**33
 _SECONDS_TO_EXIT = 2.0
+_MAX_LOG_BYTES = 2**16  # of standard error that are looked at, from its end
+_MAX_WORDS = 300
+_LAST_LINES = 2  # of standard error, shown with a failure: libraries give the cause first, then what follows
+_NO_CAUSE = re.compile(r"[IW]\d{4} |INFO: |WARNING: |\d{4}-\d\d-\d\d \S+ [IW] ")  # how log lines begin
 # The child imports from where the parent does, whatever its folder and environment say.
 _BOOT = (
     "import json, runpy, sys; sys.path[:] = json.loads(sys.argv[1]); module = sys.argv[2]; "
@@ -69,6 +74,7 @@ class Worker:
         self._cure = cure
         self._death = death
         self._is_waiting = False  # a request was sent and its reply not yet read
+        self._log_start = 0  # of what was written since the last request
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by _stop
         command = [sys.executable, "-c", _BOOT, json.dumps(sys.path), module, *arguments]
         # A session of its own: Ctrl-C reaches the parent, and the parent ends the child.
@@ -116,6 +122,7 @@ class Worker:
         assert not self._is_waiting, "the last reply was not read"
         assert self._process.stdin is not None
         self._is_waiting = True
+        self._log_start = os.fstat(self._log.fileno()).st_size
         try:
             _write_frame(self._process.stdin, {"command": command, "options": options or {}}, arrays or {})
         except OSError:
@@ -131,7 +138,7 @@ class Worker:
             raise self._died() from None
         self._is_waiting = False
         if "error" in reply:
-            raise _rebuild(reply, self._death, self.name)
+            raise _rebuild(reply, self._death, self.name, _last_lines(self._log, self._log_start))
         return reply["options"], arrays
 
     def _died(self) -> EdgeQRLError:
@@ -168,12 +175,13 @@ def serve(handlers: Mapping[str, Handler]) -> None:
         _write_frame(target, reply, results)
 
 
-def _rebuild(reply: Options, death: type[EdgeQRLError], name: str) -> EdgeQRLError:
+def _rebuild(reply: Options, death: type[EdgeQRLError], name: str, words: str) -> EdgeQRLError:
     kind = getattr(errors, reply["error"], None)
     if isinstance(kind, type) and issubclass(kind, EdgeQRLError):
         return kind(reply["message"])
     message = " ".join(str(reply["message"]).split())
-    return death(f"The {name} process failed: {reply['error']}: {message}")
+    said = f"; its last words were: {words}" if words and words not in message else ""
+    return death(f"The {name} process failed: {reply['error']}: {message}{said}")
 
 
 def _write_frame(target: IO[bytes], message: Options, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -224,9 +232,22 @@ def _stop(process: subprocess.Popen[bytes], log: IO[bytes]) -> None:
 
 
 def _last_line(log: IO[bytes]) -> str:
-    log.seek(0)
-    lines = log.read().decode(errors="replace").strip().splitlines()
-    return lines[-1].strip()[:300] if lines else ""
+    lines = _lines(log, 0)
+    return lines[-1][:_MAX_WORDS] if lines else ""
+
+
+def _last_lines(log: IO[bytes], start: int) -> str:
+    """Return what a library wrote last and that is no remark, on one line."""
+    lines = [line for line in _lines(log, start) if not _NO_CAUSE.match(line)]
+    return "; ".join(lines[-_LAST_LINES:])[:_MAX_WORDS]
+
+
+def _lines(log: IO[bytes], start: int) -> list[str]:
+    # Reading must not move the place at which the child writes: they share it.
+    size = os.fstat(log.fileno()).st_size
+    start = max(start, size - _MAX_LOG_BYTES)
+    text = os.pread(log.fileno(), size - start, start).decode(errors="replace")
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def _signal_name(number: int) -> str:

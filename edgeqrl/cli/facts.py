@@ -33,15 +33,18 @@ def print_facts(facts: "NetworkFacts", title: str) -> None:
             head, tail = f"{kind} '", f"': {_described(facts.tensors.get(name))}"
             room = max(terminal_width() - len(head) - len(tail), _LEAST_NAME)
             click.echo(f"{head}{shortened(name, room)}{tail}")
+            click.echo(_in_the_file(facts.tensors.get(name)), nl=False)
     click.echo(_sums(facts))
     if facts.reason is not None:
         click.echo(f"edgeqrl cannot run it. {facts.reason}")
 
 
 def where_it_differs(name: str, measure: str, found: Mapping[str, Any]) -> list[str]:
-    """Say in two lines where a backend parts from the measure; nothing where it does not."""
+    """Say in two lines where a backend parts from the measure, or why it gave nothing."""
     from edgeqrl.picture import layer_name, shortened
 
+    if found["error"] is not None:
+        return [f"{name} cannot run it. {found['error']}"]
     first = found["first_difference"]
     if first is None:
         return [f"{name}: no layer could be named. {found['not_located']}"] if found["not_located"] else []
@@ -93,6 +96,17 @@ def _described(tensor: "TensorFacts | None") -> str:
     return (
         text if tensor.scale is None else f"{text}, scale {tensor.scale:.6g}, zero point {tensor.zero_point}"
     )
+
+
+def _in_the_file(tensor: "TensorFacts | None") -> str:
+    """Return a line on what stands in the file, where that is of another type."""
+    from edgeqrl.picture import shortened
+
+    if tensor is None or tensor.file_dtype is None:
+        return ""
+    head = f"  in the file {tensor.file_dtype} '"
+    room = max(terminal_width() - len(head) - 1, _LEAST_NAME)
+    return f"{head}{shortened(tensor.file_name or '', room)}'\n"
 
 
 def _sums(facts: "NetworkFacts") -> str:

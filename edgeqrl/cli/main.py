@@ -51,6 +51,7 @@ for _command in (
 
 def main() -> NoReturn:
     """Run the command line and exit with its documented code."""
+    _print_anywhere()
     interrupt = Interrupt()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
@@ -81,6 +82,14 @@ def run(arguments: list[str]) -> int:
         return _fail(
             f"This should not have happened: {summary}. See where with EDGEQRL_TRACEBACK=1, and report it.", 1
         )
+
+
+def _print_anywhere() -> None:
+    """Show what a terminal cannot encode as a question mark, rather than fail on it."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="replace")
 
 
 def _fail(message: str, exit_code: int) -> int:

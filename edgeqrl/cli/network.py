@@ -1,5 +1,8 @@
 """Commands on an integer network: inspect it, compare backends, count instructions."""
 
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +24,26 @@ from edgeqrl.cli.options import FILE, json_option
 def compare(network: Path, backends: str, samples: int, seed: int, as_json: bool) -> int:
     """Run NETWORK, a .tflite file or a bundle, on several backends and compare every output.
 
-    Where a backend differs, the first layer that does is named. The exit code is then 14.
+    Where a backend differs, the first layer that does is named. The exit code is then 14; it is 10 where
+    none differs and one cannot run the network.
     """
-    from edgeqrl.cli.show import print_json, print_table
-    from edgeqrl.errors import BackendsDiffer
-    from edgeqrl.network.compare import compare as compare_backends
+    from edgeqrl.cli.show import StageProgress, print_json, print_table
 
     names = [name.strip() for name in backends.split(",") if name.strip()]
-    found = compare_backends(read_network(network), names, samples=samples, seed=seed)
+    data = read_network(network)
+    with StageProgress() as progress, naming(network):
+        progress("compare", 0, 0)
+        from edgeqrl.network.compare import compare as compare_backends
+
+        found = compare_backends(data, names, samples=samples, seed=seed, progress=progress)
     report = found.to_json()
     if as_json:
         print_json(report)
     else:
         rows = [
-            [name, f"{each['differing']:,}", f"{each['max_difference']:,}"]
+            [name, "cannot run it", ""]
+            if each["error"] is not None
+            else [name, f"{each['differing']:,}", f"{each['max_difference']:,}"]
             for name, each in report["backends"].items()
         ]
         title = f"{report['samples']:,} samples, {report['outputs']:,} outputs, against {names[0]}"
@@ -42,7 +51,7 @@ def compare(network: Path, backends: str, samples: int, seed: int, as_json: bool
         for name, each in report["backends"].items():
             for line in where_it_differs(name, names[0], each):
                 click.echo(line)
-    return 0 if found.is_equal else BackendsDiffer.exit_code
+    return found.exit_code
 
 
 @click.command()
@@ -57,12 +66,16 @@ def bench(network: Path, core: str, compiler: str | None, as_json: bool) -> None
     from edgeqrl.backends.emulated import bench_network
     from edgeqrl.cli.show import print_json, print_table
 
-    found: dict[str, Any] = bench_network(read_network(network), core, compiler=compiler)
+    data = read_network(network)
+    with naming(network):
+        found: dict[str, Any] = bench_network(data, core, compiler=compiler)
     if as_json:
         print_json(found)
         return
-    rows = [[name, f"{value:,}" if isinstance(value, int) else str(value)] for name, value in found.items()]
-    print_table(f"{network} on {core}", ["", "one inference"], rows, right=(1,))
+    title = f"{network} on {core}: board {found['board']}, built by {found['compiler']}"
+    print_table(title, ["one inference", ""], _bench_rows(found), right=(1,))
+    click.echo("Flash is the whole image. RAM is its state and buffers, without stack; where the")
+    click.echo("image runs from RAM, as the Pico's may, code and weights count there, too.")
 
 
 @click.command()
@@ -80,7 +93,11 @@ def inspect(network: Path, svg: Path | None, as_json: bool) -> None:
     from edgeqrl.inspect import inspect as facts_of
     from edgeqrl.picture import draw
 
-    facts = facts_of(read_network(network))
+    if svg is not None:
+        _require_apart(svg, network)
+    data = read_network(network)
+    with naming(network):
+        facts = facts_of(data)
     title = network.resolve().name
     if svg is not None:
         try:
@@ -107,3 +124,45 @@ def read_network(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise DataError(f"Cannot read '{path}': {error.strerror}.") from error
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Begin what is said of a file's content with its name."""
+    from edgeqrl.errors import DataError, UnsupportedOperatorError
+    from edgeqrl.stages import TFLITE
+
+    try:
+        yield
+    except (DataError, UnsupportedOperatorError) as error:
+        place = path / TFLITE if path.is_dir() else path
+        said = str(error)
+        is_of_it = said.startswith("This is ")
+        raise type(error)(f"'{place}' {said[5:]}" if is_of_it else f"'{place}': {said}") from error
+
+
+def _require_apart(svg: Path, network: Path) -> None:
+    """Refuse to draw over the network."""
+    from edgeqrl.errors import UsageError
+
+    if str(svg) == "-":
+        raise UsageError("The graph cannot go to standard output: give --svg a file, as in --svg net.svg.")
+    place, source = (Path(os.path.realpath(path)) for path in (svg, network))
+    is_same = source in (place, *place.parents)
+    with suppress(OSError):  # one is not there
+        is_same = is_same or svg.samefile(network)
+    if is_same:
+        raise UsageError(f"--svg {svg} would write into the network itself, {network}: choose another file.")
+
+
+def _bench_rows(found: Mapping[str, Any]) -> list[list[str]]:
+    return [
+        ["multiply-accumulates", f"{found['macs']:,}"],
+        ["instructions", f"{found['instructions']:,}"],
+        ["instructions a multiply-accumulate", f"{found['instructions_per_mac']:,}"],
+        ["time, estimate", f"{found['estimate_us']:,} us"],
+        ["model of the estimate", found["estimate_model"]],
+        ["stack, bound / measured", f"{found['stack_bytes']:,} / {found['measured_stack_bytes']:,} B"],
+        ["RAM, without stack", f"{found['ram_bytes']:,} B"],
+        ["flash", f"{found['flash_bytes']:,} B"],
+    ]

@@ -16,8 +16,9 @@ _LABELS = {
     "build": "building",
     "emulate": "emulating",
     "train": "training",
+    "compare": "comparing",
 }
-_UNITS = {"calibrate": "episodes", "validate": "episodes", "emulate": "episodes"}
+_UNITS = {"calibrate": "episodes", "validate": "episodes", "emulate": "episodes", "compare": "samples"}
 _STYLES = {"PASS": "bold green", "FAIL": "bold red", "INCONCLUSIVE": "bold yellow"}
 
 

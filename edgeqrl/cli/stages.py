@@ -10,6 +10,7 @@ import click
 
 from edgeqrl.cli.convert import exit_code_of, settings_from
 from edgeqrl.cli.options import (
+    FILE,
     FOLDER,
     agent_options,
     board_option,
@@ -130,28 +131,41 @@ def validate(bundle: Path, backend: str, float_backend: str, as_json: bool, **op
 
 
 @click.command()
-@bundle_argument
+@click.argument("bundle", type=FILE, metavar="BUNDLE|NETWORK.tflite")
 @click.option("--no-self-test", is_flag=True, help="Leave golden vectors and self-test out of the sources.")
+@click.option(
+    "-o", "--output", type=FILE, metavar="DIR", help="Of a .tflite network: folder for the sources."
+)
+@click.option(
+    "--name", metavar="NAME", help="Of a .tflite network: prefix of the C symbols; default: its file's."
+)
 @json_option
-def export(bundle: Path, as_json: bool, **options: Any) -> None:
-    """Write the C99 sources of BUNDLE."""
+def export(bundle: Path, as_json: bool, output: Path | None, name: str | None, **options: Any) -> None:
+    """Write the C99 sources of BUNDLE, or of any fully-integer .tflite network to -o DIR."""
     from edgeqrl import stages
     from edgeqrl.bundle import edit_bundle
+    from edgeqrl.errors import UsageError
 
-    with edit_bundle(bundle) as edited:
-        quantized = stages.read_quantized(edited)
-        sources = stages.add_sources(
-            edited,
-            quantized.integer_policy(is_masked=edited.fact("is_masked")),
-            quantized.tflite,
-            stages.read_calibration(edited),
-            settings_from(options),
-        )
+    if bundle.is_dir():
+        if output is not None or name is not None:
+            raise UsageError("-o and --name go with a .tflite file; the sources of a bundle stay in it.")
+        with edit_bundle(bundle) as edited:
+            quantized = stages.read_quantized(edited)
+            sources = stages.add_sources(
+                edited,
+                quantized.integer_policy(is_masked=edited.fact("is_masked")),
+                quantized.tflite,
+                stages.read_calibration(edited),
+                settings_from(options),
+            )
+        target, following = bundle, f" Next: edgeqrl build {bundle} --board BOARD"
+    else:
+        if output is None:
+            raise UsageError(f"Say with -o DIR where the sources of '{bundle}' go.")
+        sources = stages.export_network_file(bundle, output, name)
+        target, following = output, ""
     sizes = {path: len(data) for path, data in sorted(sources.items())}
-    text = (
-        f"{len(sources)} files are in {bundle / 'src'}; its README.txt says how to call them. "
-        f"Next: edgeqrl build {bundle} --board BOARD"
-    )
+    text = f"{len(sources)} files are in {target / 'src'}; its README.txt says how to call them.{following}"
     _tell(as_json, {"files": sizes}, text)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeqrl.errors import DataError, UnsupportedOperatorError
+from edgeqrl.network.float_moves import with_integer_moves
 from edgeqrl.network.float_runs import with_float_runs
 from edgeqrl.network.fold import fold, is_moving
 from edgeqrl.network.shapes import has_open_axes, inferred_shapes
@@ -72,6 +73,7 @@ def simplify(model: TFLiteModel) -> Graph:
     _require_bounded(model)
     model = _with_int8_constants(_folded(model))
     _require_inputs(model)
+    model = with_integer_moves(model)
     readers, writers = _users(model)
     inner_inputs = {i: _behind_quantize(model, i, readers[i]) for i in model.inputs}
     inner_outputs = {i: _before_conversion(model, i, writers[i]) for i in model.outputs}
@@ -217,11 +219,11 @@ def _behind_quantize(
         return index, ()
     targets = [op.outputs[0] for op in readers]
     first = model.tensors[targets[0]]
-    if not all(
-        _has_quantization_of(model.tensors[i], first) and first.shape == tensor.shape for i in targets
-    ):
-        return index, ()
-    if any(model.tensors[i].dtype != first.dtype for i in targets) or not _is_lossless(tensor, first):
+    are_equal = all(
+        _has_quantization_of(t, first) and (t.dtype, t.shape) == (first.dtype, first.shape)
+        for t in (model.tensors[i] for i in targets)
+    )
+    if not are_equal or first.size != tensor.size or not _is_lossless(tensor, first):
         return index, ()
     return targets[0], tuple(targets)
 

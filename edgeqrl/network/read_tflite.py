@@ -7,6 +7,7 @@ import numpy as np
 from edgeqrl.errors import DataError
 from edgeqrl.network.graph import FileEdge, Graph, simplify
 from edgeqrl.network.ir import Array, IntegerNetwork, Layer, Tensor
+from edgeqrl.network.layers import Reshape
 from edgeqrl.network.operators import SUPPORT
 from edgeqrl.network.supported_ops import require_straight, require_supported
 from edgeqrl.network.tflite_model import TensorInfo, parse_tflite, replace_buffers, shown
@@ -92,12 +93,16 @@ def _lowered(graph: Graph) -> IntegerNetwork:
 def _folded(
     layers: list[Layer], tensors: dict[str, Tensor], constants: dict[str, Array]
 ) -> tuple[list[Layer], dict[str, Array]]:
-    """Compute layers that read constants alone, such as those of a first state of zeros."""
+    """Compute layers that read constants alone, such as those of a first state of zeros.
+
+    A Reshape always: it shares its input's bytes, and the bytes of a constant lie among the params.
+    """
     left: list[Layer] = []
     known = dict(constants)
     budget = _MOST_FOLDED
     for layer in layers:
-        cost = layer.num_macs + sum(tensors[name].size for name in (*layer.inputs, layer.output))
+        sizes = sum(tensors[name].size for name in (*layer.inputs, layer.output))
+        cost = 0 if isinstance(layer, Reshape) else layer.num_macs + sizes
         if cost > budget or layer.output in known or not all(name in known for name in layer.inputs):
             left.append(layer)
             continue

@@ -51,7 +51,7 @@ def _broadcast(_: OperatorInfo, inputs: Inputs, __: int) -> list[Shape]:
 def _reshape(op: OperatorInfo, inputs: Inputs, _: int) -> list[Shape]:
     option = op.options["new_shape"]
     assert isinstance(option, tuple)
-    shape = _numbers(inputs, 1) if len(inputs) > 1 else list(option)
+    shape = _numbers(inputs, 1) if len(inputs) > 1 else [] if option == (0,) else list(option)  # old scalars
     if shape.count(-1) == 1:
         rest = math.prod(n for n in shape if n != -1)
         shape[shape.index(-1)] = inputs[0].size // rest

@@ -46,6 +46,10 @@ _FLOAT_CURE = (
     "The converter left it in float32 among integers: replace it by an operator of SUPPORTED_OPS.md, and "
     "convert again."
 )
+_LEFT_CURE = (
+    "The converter left it in float32 among integers, for which SUPPORTED_OPS.md has it: replace what stands "
+    "next to it and is not listed there, and convert again."
+)
 _FLOATS = ("FLOAT32", "FLOAT16", "BFLOAT16", "FLOAT64")
 _RULE_CURE = "See SUPPORTED_OPS.md for what it may be; change its layer accordingly, and convert again."
 _UNKNOWN_CURE = "Replace its layer by operators of SUPPORTED_OPS.md, and train or convert again."
@@ -58,6 +62,7 @@ _CUSTOM_CURE = "Convert with TFLITE_BUILTINS_INT8 alone, without custom and Flex
 _SPARSE_CURE = "Convert without sparsity, so that weights are stored whole."
 _LOOKUP_CURE = "Do the look-up before the network, and feed it the values."
 _DILATION_CURE = "Convert with a fixed batch of 1: a dilated convolution then stays one operator."
+_INDEX_CURE = "Feed the network one-hot values instead of indices, and use Dense instead of Embedding."
 _CURES = {
     "ADD_N": "Add two tensors at a time.",
     "BATCH_MATMUL": "Use a Dense layer: products of two computed tensors are not supported.",
@@ -155,6 +160,8 @@ def _cure(op: Operator, operators: tuple[Operator, ...]) -> str:
     """Say what to do about an unsupported operator."""
     name = op.info.name
     dtypes = {tensor.dtype for tensor in (*op.inputs, *op.outputs) if tensor is not None}
+    if _is_of_indices(op):
+        return _INDEX_CURE
     if name in _CURES:
         return _CURES[name]
     if name.startswith("CUSTOM") or name == "DELEGATE" or name.startswith("STABLEHLO"):
@@ -167,8 +174,22 @@ def _cure(op: Operator, operators: tuple[Operator, ...]) -> str:
         return "Convert again with a converter of today, which quantizes to INT8 instead of UINT8."
     is_mixed = any(tensor.dtype in ("INT8", "INT16") for other in operators for tensor in other.outputs)
     if not dtypes.isdisjoint(_FLOATS):
-        return _FLOAT_CURE if is_mixed else _KNOWN_CURE
+        if is_mixed:
+            return _LEFT_CURE if name in SUPPORT else _FLOAT_CURE
+        return _KNOWN_CURE
     return _RULE_CURE if name in SUPPORT else _UNKNOWN_CURE
+
+
+def _is_of_indices(op: Operator) -> bool:
+    """Tell whether an operator makes or takes computed indices, as an Embedding does."""
+    if op.info.name == "CAST":
+        source, target = op.operand(0), op.outputs[0] if op.outputs else None
+        is_index = target is not None and target.dtype in ("INT32", "INT64")
+        return source is not None and (
+            source.dtype in ("INT32", "INT64") or (source.dtype == "FLOAT32" and is_index)
+        )
+    indices = op.operand(1)
+    return op.info.name == "GATHER" and indices is not None and not indices.is_constant
 
 
 def _place(op: Operator) -> str:

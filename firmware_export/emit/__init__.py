@@ -1,6 +1,20 @@
-"""IntegerPolicy to C: `export_sources` is the whole of it."""
+"""IntegerPolicy to C: `export_sources` is the whole of it; `export_network` for a network alone."""
 
-from firmware_export.emit.export import c_sources, export_sources, require_c_name, runtime_sources
+from firmware_export.emit.export import (
+    c_sources,
+    export_network,
+    export_sources,
+    require_c_name,
+    runtime_sources,
+)
 from firmware_export.emit.golden import GoldenVectors, make_golden
 
-__all__ = ["GoldenVectors", "c_sources", "export_sources", "make_golden", "require_c_name", "runtime_sources"]
+__all__ = [
+    "GoldenVectors",
+    "c_sources",
+    "export_network",
+    "export_sources",
+    "make_golden",
+    "require_c_name",
+    "runtime_sources",
+]

@@ -46,7 +46,8 @@ def plan_arena(network: IntegerNetwork) -> ArenaPlan:
     """Place all activations of `network`; those alive at the same time do not overlap.
 
     Reshape shares its input's bytes; so does an elementwise layer where nothing reads that input later.
-    Step 0 writes the network inputs, step i + 1 runs layer i. Constants are elsewhere.
+    Step 0 writes the network inputs, step i + 1 runs layer i. Constants are elsewhere, so a
+    Reshape of one has no bytes to share: raises ValueError.
     """
     block_of, blocks = _blocks(network)
     least = _most_alive(blocks)
@@ -121,6 +122,8 @@ def _shared_block(
     layer: Layer, network: IntegerNetwork, block_of: dict[str, int], blocks: list[_Block], step: int
 ) -> int | None:
     if isinstance(layer, Reshape):
+        if layer.input in network.constants:
+            raise ValueError(f"{layer.name} reshapes the constant '{layer.input}': fold it")
         return block_of[layer.input]
     size = _padded(network.tensors[layer.output].num_bytes)
     for name in in_place_inputs(layer, network):

@@ -5,6 +5,7 @@ import re
 _IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9]*(_[A-Za-z0-9]+)*")
 _LONGEST_NAME = 48
 _WORDS_PER_LINE = 8
+_SUFFIXES = ("_params", "_golden")  # of the files beside NAME.c
 # A policy's name becomes a prefix, a file name and a C++ namespace.
 _KEYWORDS = """
     alignas alignof and and_eq asm auto bitand bitor bool break case catch char char8_t char16_t
@@ -35,6 +36,8 @@ def c_name_problem(name: str) -> str | None:
         return f"'{name}' or '{name}.h' already means something to C compilers"
     if name.lower().startswith("eqrl"):
         return "names that begin with 'eqrl' belong to the runtime"
+    if name.lower().endswith(_SUFFIXES):
+        return f"names that end in {' or '.join(map(repr, _SUFFIXES))} belong to the files of another policy"
     return None
 
 

@@ -4,11 +4,11 @@ from collections.abc import Iterable
 from importlib.resources import files
 
 from edgeqrl.errors import UsageError
-from edgeqrl.network.integer_policy import IntegerPolicy
+from edgeqrl.network.integer_policy import BareNetwork, IntegerPolicy
 from firmware_export.emit.c_literals import c_comment, c_name_problem
 from firmware_export.emit.golden import GoldenVectors, golden_sources
 from firmware_export.emit.params import params_blob, plan_params
-from firmware_export.emit.render import fill_template, params_source, policy_values
+from firmware_export.emit.render import fill_template, params_source, program_values
 from firmware_export.emit.tflm import tflm_sources
 
 _ALWAYS = ("eqrl.h", "eqrl_internal.h", "eqrl_kernels.h", "eqrl_edges.c", "eqrl_params.c")
@@ -32,25 +32,43 @@ def export_sources(
     Raises UsageError where the policy's name cannot be used in C. The C files to compile are those that
     `c_sources` lists; `tflm/` and `example/` are not among them.
     """
-    name = require_c_name(policy.name)
-    layout = plan_params(policy)
-    values = policy_values(policy, layout, ownership=_ownership(licence_holder))
-    blob = params_blob(layout, sequence=sequence)
-    exported = {
-        f"{name}.h": fill_template("policy.h.in", values),
-        f"{name}.c": fill_template("policy.c.in", values),
-        f"{name}_params.c": params_source(policy, layout, blob, values),
-        f"{name}_params.bin": blob,
-        "README.txt": fill_template(
-            "readme.txt.in", {**values, "files": _file_list(name, len(blob), golden)}
-        ),
-        "example/main.c": fill_template("main.c.in", values),
-        **tflm_sources(policy, tflite, values),
-        **runtime_sources(code.source for code in layout.codes),
-    }
+    values, exported = _program_sources(policy, tflite, licence_holder, sequence, golden is not None)
+    exported["example/main.c"] = fill_template("main.c.in", values)
     if golden is not None:
         exported |= golden_sources(policy, golden, values)
     return dict(sorted(exported.items()))
+
+
+def export_network(
+    network: BareNetwork, tflite: bytes, *, licence_holder: str | None = None, sequence: int = 0
+) -> dict[str, bytes]:
+    """Return every exported file of a network alone: integers in and out, no step; otherwise as above."""
+    values, exported = _program_sources(network, tflite, licence_holder, sequence, has_selftest=False)
+    exported["example/main.c"] = fill_template("network_main.c.in", values)
+    return dict(sorted(exported.items()))
+
+
+def _program_sources(
+    program: IntegerPolicy | BareNetwork,
+    tflite: bytes,
+    licence_holder: str | None,
+    sequence: int,
+    has_selftest: bool,
+) -> tuple[dict[str, object], dict[str, bytes]]:
+    name = require_c_name(program.name)
+    layout = plan_params(program)
+    values = program_values(program, layout, ownership=_ownership(licence_holder))
+    blob = params_blob(layout, sequence=sequence)
+    rows = _file_list(name, len(blob), has_selftest)
+    return values, {
+        f"{name}.h": fill_template("policy.h.in", values),
+        f"{name}.c": fill_template("policy.c.in", values),
+        f"{name}_params.c": params_source(program, layout, blob, values),
+        f"{name}_params.bin": blob,
+        "README.txt": fill_template("readme.txt.in", {**values, "files": rows}),
+        **tflm_sources(program, tflite, values),
+        **runtime_sources(code.source for code in layout.codes),
+    }
 
 
 def require_c_name(name: str) -> str:
@@ -78,16 +96,16 @@ def c_sources(paths: Iterable[str]) -> list[str]:
     return sorted(path for path in paths if path.endswith(".c") and "/" not in path)
 
 
-def _file_list(name: str, params_bytes: int, golden: GoldenVectors | None) -> str:
+def _file_list(name: str, params_bytes: int, has_selftest: bool) -> str:
     selftest = [(f"{name}_golden.h, {name}_golden.c", f"test at boot: {name}_selftest(&state)")]
     rows = [
-        (f"{name}.h, {name}.c", "the policy's interface and its list of layers"),
+        (f"{name}.h, {name}.c", "the interface and the list of layers"),
         (f"{name}_params.c", f"weights, scales and tables ({params_bytes} bytes of constants)"),
         (f"{name}_params.bin", f"the same bytes, for a run-time update: {name}_init(&state, params)"),
-        *(selftest if golden is not None else []),
-        ("eqrl*.h, eqrl_*.c", "the runtime's part that this policy needs; all policies of an image share it"),
+        *(selftest if has_selftest else []),
+        ("eqrl*.h, eqrl_*.c", "the part of the runtime that is needed; all policies of an image share it"),
         ("tflm/", "the same network as a TensorFlow Lite Micro model array (C++), if you prefer TFLM"),
-        ("example/", "a program that takes one step"),
+        ("example/", "a program to start from"),
     ]
     width = max(len(files) for files, _ in rows)
     return "".join(f"    {files:<{width}}  {purpose}\n" for files, purpose in rows)

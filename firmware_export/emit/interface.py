@@ -80,7 +80,7 @@ def _getter(policy: str, place: _Place) -> str:
 def _getter_definition(policy: str, place: _Place) -> str:
     const = "" if place.is_input else "const "
     return (
-        f"\n{_getter(policy, place)}\n{{\n"
+        f"\nEQRL_CODE {_getter(policy, place)}\n{{\n"
         f"    {const}void *const place = state->arena + {place.offset};\n"
         f"    return ({const}{place.type} *)place;\n}}\n"
     )

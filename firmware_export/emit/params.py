@@ -13,8 +13,8 @@ import numpy as np
 
 from edgeqrl.errors import DataError
 from edgeqrl.network.edges import AffineEdge
-from edgeqrl.network.integer_policy import IntegerPolicy
-from edgeqrl.network.ir import Layer
+from edgeqrl.network.integer_policy import BareNetwork, IntegerPolicy
+from edgeqrl.network.ir import IntegerNetwork, Layer
 from edgeqrl.network.layers import Reshape
 from firmware_export.emit import packing
 from firmware_export.emit.kernels import layer_code
@@ -41,7 +41,10 @@ class Entry:
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """The blob's plan: the observation edge, each layer that runs, each constant, the action edge."""
+    """The blob's plan: the observation edge, each layer that runs, each constant, the action edge.
+
+    A bare network has no edges.
+    """
 
     entries: tuple[Entry, ...]
     blocks: tuple[bytes, ...]  # one an entry
@@ -50,19 +53,24 @@ class Layout:
     total_bytes: int
     contract: bytes  # SHA-256 of everything that the generated code relies on
 
-    @property
-    def observation(self) -> Entry:
-        """Return the observation edge's entry."""
-        return self.entries[0]
+    has_edges: bool
 
     @property
     def layers(self) -> tuple[Entry, ...]:
         """Return the entries of the layers that run."""
-        return self.entries[1 : 1 + len(self.codes)]
+        first = 1 if self.has_edges else 0
+        return self.entries[first : first + len(self.codes)]
+
+    @property
+    def observation(self) -> Entry:
+        """Return the observation edge's entry."""
+        assert self.has_edges
+        return self.entries[0]
 
     @property
     def action(self) -> Entry:
         """Return the action edge's entry."""
+        assert self.has_edges
         return self.entries[-1]
 
 
@@ -76,35 +84,47 @@ class Params:
     blocks: tuple[bytes, ...]
 
 
-def executed_layers(policy: IntegerPolicy) -> tuple[Layer, ...]:
+def executed_layers(program: IntegerPolicy | BareNetwork) -> tuple[Layer, ...]:
     """Return the layers that do something: Reshape costs no code."""
-    return tuple(layer for layer in policy.network.layers if not isinstance(layer, Reshape))
+    return tuple(layer for layer in program.network.layers if not isinstance(layer, Reshape))
 
 
-def plan_params(policy: IntegerPolicy) -> Layout:
-    """Lay out the blob of `policy`."""
-    network = policy.network
-    codes = tuple(layer_code(layer, network) for layer in executed_layers(policy))
-    parts = [
-        (Kernel.OBSERVATION_F32, packing.pack_observation(policy.observation)),
-        *((code.kernel, code.block) for code in codes),
-        *((Kernel.CONSTANT, packing.pack_constant(values)) for values in network.constants.values()),
-        _action_part(policy),
-    ]
+def plan_params(program: IntegerPolicy | BareNetwork) -> Layout:
+    """Lay out the blob of a policy or a bare network."""
+    network = program.network
+    codes = tuple(layer_code(layer, network) for layer in executed_layers(program))
+    constants = constants_in_order(network)
+    parts: list[tuple[Kernel, bytes]] = [(code.kernel, code.block) for code in codes]
+    parts += [(Kernel.CONSTANT, packing.pack_constant(network.constants[name])) for name in constants]
+    if isinstance(program, IntegerPolicy):
+        observation = (Kernel.OBSERVATION_F32, packing.pack_observation(program.observation))
+        parts = [observation, *parts, _action_part(program)]
     offset = HEADER_BYTES + _ENTRY_BYTES * len(parts)
     entries = []
     for kernel, block in parts:
         assert len(block) % 4 == 0, "blocks are whole words"
         entries.append(Entry(kernel, offset, len(block)))
         offset += len(block)
-    constants = dict(
-        zip(network.constants, (entry.offset for entry in entries[1 + len(codes) : -1]), strict=True)
+    has_edges = isinstance(program, IntegerPolicy)
+    first = len(codes) + has_edges
+    return Layout(
+        entries=tuple(entries),
+        blocks=tuple(block for _, block in parts),
+        codes=codes,
+        constants={name: entries[first + i].offset for i, name in enumerate(constants)},
+        total_bytes=offset,
+        contract=_contract(program, entries, codes),
+        has_edges=has_edges,
     )
-    contract = _contract(policy, entries, codes)
-    return Layout(tuple(entries), tuple(block for _, block in parts), codes, constants, offset, contract)
 
 
-def build_params(policy: IntegerPolicy, *, sequence: int = 0) -> bytes:
+def constants_in_order(network: IntegerNetwork) -> tuple[str, ...]:
+    """Return the constants in the order in which layers read them, whatever their names are."""
+    read = [name for layer in network.layers for name in layer.inputs if name in network.constants]
+    return tuple(dict.fromkeys(read))
+
+
+def build_params(policy: IntegerPolicy | BareNetwork, *, sequence: int = 0) -> bytes:
     """Return the params blob of `policy`; `sequence` in [0, 2**32) is for the user's updater."""
     return params_blob(plan_params(policy), sequence=sequence)
 
@@ -139,25 +159,30 @@ def read_params(blob: bytes) -> Params:
     return Params(sequence=int(words[4]), contract=contract, entries=entries, blocks=blocks)
 
 
-def _contract(policy: IntegerPolicy, entries: list[Entry], codes: tuple[LayerCode, ...]) -> bytes:
+def _contract(
+    program: IntegerPolicy | BareNetwork, entries: list[Entry], codes: tuple[LayerCode, ...]
+) -> bytes:
     """Hash what the code knows: layout, wiring, and the meaning of what goes in and comes out."""
-    network, action = policy.network, policy.action
-    written = [*network.inputs, *network.constants, *(layer.output for layer in network.layers)]
+    network = program.network
+    written = [*network.inputs, *constants_in_order(network), *(layer.output for layer in network.layers)]
     number = {name: i for i, name in enumerate(written)}
-    facts = {
+    facts: dict[str, object] = {
         "abi": ABI,
         "entries": [[int(e.kernel), e.offset, e.num_bytes] for e in entries],
         "calls": [
-            _plain_calls(code, layer) for code, layer in zip(codes, executed_layers(policy), strict=True)
+            _plain_calls(code, layer) for code, layer in zip(codes, executed_layers(program), strict=True)
         ],
         "wiring": [[*(number[n] for n in layer.inputs), number[layer.output]] for layer in network.layers],
-        "dtypes": [network.tensors[name].dtype for name in written],
+        "tensors": [[network.tensors[name].dtype, network.tensors[name].size] for name in written],
+        "inputs": len(network.inputs),
         "outputs": [number[name] for name in network.outputs],
-        "observation_shape": list(policy.observation.shape),
-        "action": {"shape": list(action.shape)}
-        if isinstance(action, AffineEdge)
-        else {"start": action.start},
     }
+    if isinstance(program, IntegerPolicy):
+        action = program.action
+        facts["observation_shape"] = list(program.observation.shape)
+        facts["action"] = (
+            {"shape": list(action.shape)} if isinstance(action, AffineEdge) else {"start": action.start}
+        )
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).digest()
 
 

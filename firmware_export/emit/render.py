@@ -7,7 +7,7 @@ from importlib.resources import files
 import numpy as np
 
 from edgeqrl.network.edges import AffineEdge, ArgmaxEdge
-from edgeqrl.network.integer_policy import IntegerPolicy, num_outputs
+from edgeqrl.network.integer_policy import BareNetwork, IntegerPolicy, num_outputs
 from edgeqrl.network.ir import IntegerNetwork, Layer
 from firmware_export.emit.arena import plan_arena
 from firmware_export.emit.c_literals import c_comment, c_words
@@ -27,39 +27,57 @@ def fill_template(name: str, values: Mapping[str, object]) -> bytes:
     return _PLACEHOLDER.sub(lambda match: str(values[match[1]]), text).encode()
 
 
-def policy_values(policy: IntegerPolicy, layout: Layout, *, ownership: str) -> dict[str, object]:
-    """Return what the templates need to know about `policy`."""
-    network, arena = policy.network, plan_arena(policy.network)
+def program_values(
+    program: IntegerPolicy | BareNetwork, layout: Layout, *, ownership: str
+) -> dict[str, object]:
+    """Return what the templates need to know about a policy or a bare network."""
+    network, arena = program.network, plan_arena(program.network)
     source, target = (network.tensors[names[0]] for names in (network.inputs, network.outputs))
     values: dict[str, object] = {
-        "name": policy.name,
-        "NAME": policy.name.upper(),
+        "name": program.name,
+        "NAME": program.name.upper(),
         "ownership": ownership,
-        "num_inputs": policy.observation.size,
-        "num_outputs": num_outputs(policy.action),
+        "num_inputs": source.size,
+        "num_outputs": target.size,
         "num_layers": len(layout.codes),
         "arena_bytes": arena.total_bytes,
         "params_bytes": layout.total_bytes,
         "state_bytes": 4 + arena.total_bytes,
-        "observation_shape": _c_shape(policy.observation.shape),
         "contract": c_words(layout.contract),
-        "observation_at": layout.observation.offset // 4,
         "input_type": f"{source.dtype}_t",
         "output_type": f"{target.dtype}_t",
-        "element_bytes": np.dtype(source.dtype).itemsize,
         "input_offset": arena.offsets[source.name],
         "output_offset": arena.offsets[target.name],
-        "shapes": _shape_constants(policy.name, layout.codes),
-        "layers": _layer_calls(policy, layout, arena.offsets),
+        "shapes": _shape_constants(program.name, layout.codes),
+        "layers": _layer_calls(program, layout, arena.offsets),
     }
-    values |= interface_values(policy.name, network, arena.offsets)
-    return values | _action_values(policy, layout.action) | _mask_values(policy)
+    values |= interface_values(program.name, network, arena.offsets)
+    if isinstance(program, BareNetwork):
+        kinds = ", ".join(
+            sorted({network.tensors[name].dtype for name in (*network.inputs, *network.outputs)})
+        )
+        values |= dict.fromkeys(("step_types", "step_declarations", "step_functions"), "")
+        summary = f"a network of {len(layout.codes)} layers, {kinds} in and out."
+        usage = fill_template("network_usage.in", values).decode()
+        return values | {"summary": summary, "usage": usage}
+    values |= {
+        "observation_shape": _c_shape(program.observation.shape),
+        "observation_at": layout.observation.offset // 4,
+        "element_bytes": np.dtype(source.dtype).itemsize,
+    }
+    values |= _action_values(program, layout.action) | _mask_values(program)
+    for part in ("step_types", "step_declarations", "step_functions"):
+        values[part] = fill_template(f"{part}.in", values).decode()
+    return values | {"usage": fill_template("policy_usage.in", values).decode()}
 
 
-def params_source(policy: IntegerPolicy, layout: Layout, blob: bytes, values: Mapping[str, object]) -> bytes:
+def params_source(
+    program: IntegerPolicy | BareNetwork, layout: Layout, blob: bytes, values: Mapping[str, object]
+) -> bytes:
     """Return the C file that holds `blob`, each block under a comment that says what it is."""
-    parts = [_commented_words("header and entries", blob[: layout.observation.offset])]
-    for entry, comment in zip(layout.entries, _block_comments(policy, layout), strict=True):
+    start = layout.entries[0].offset if layout.entries else len(blob)
+    parts = [_commented_words("header and entries", blob[:start])]
+    for entry, comment in zip(layout.entries, _block_comments(program, layout), strict=True):
         parts.append(_commented_words(comment, blob[entry.offset : entry.offset + entry.num_bytes]))
     return fill_template("params.c.in", {**values, "words": "".join(parts)})
 
@@ -70,10 +88,10 @@ def describe_layer(layer: Layer, network: IntegerNetwork) -> str:
     return c_comment(f"{layer.operator} '{layer.name}', {sizes} -> {network.tensors[layer.output].size}")
 
 
-def _layer_calls(policy: IntegerPolicy, layout: Layout, offsets: Mapping[str, int]) -> str:
-    network = policy.network
+def _layer_calls(program: IntegerPolicy | BareNetwork, layout: Layout, offsets: Mapping[str, int]) -> str:
+    network = program.network
     calls = []
-    for index, layer in enumerate(executed_layers(policy)):
+    for index, layer in enumerate(executed_layers(program)):
         places = {i: _place(network, layout, offsets, name) for i, name in enumerate(layer.inputs)}
         places[BLOCK] = f"params + {layout.layers[index].offset // 4}"
         output = _place(network, layout, offsets, layer.output)
@@ -81,7 +99,7 @@ def _layer_calls(policy: IntegerPolicy, layout: Layout, offsets: Mapping[str, in
         for number, call in enumerate(layout.codes[index].all_calls(len(layer.inputs))):
             parts = [*(places[operand] for operand in call.operands), output]
             for place, argument in enumerate(call.arguments):
-                shape = _shape_name(policy.name, index, number, place)
+                shape = _shape_name(program.name, index, number, place)
                 parts.append(f"{argument}u" if isinstance(argument, int) else shape)
             body += f"        {_wrapped_call(call.function, parts)}\n"
         calls.append(f"    if (eqrl_is_selected({index}u, first, last)) {{\n{body}    }}\n")
@@ -186,13 +204,15 @@ def _mask_values(policy: IntegerPolicy) -> dict[str, object]:
     }
 
 
-def _block_comments(policy: IntegerPolicy, layout: Layout) -> list[str]:
-    comments = [f"observation: zero point {policy.observation.zero_point}"]
-    for index, (layer, code) in enumerate(zip(executed_layers(policy), layout.codes, strict=True)):
+def _block_comments(program: IntegerPolicy | BareNetwork, layout: Layout) -> list[str]:
+    comments = []
+    for index, (layer, code) in enumerate(zip(executed_layers(program), layout.codes, strict=True)):
         reason = f"; {code.function}: {code.reason}" if code.reason else ""
-        comments.append(f"layer {index}: {describe_layer(layer, policy.network)}{reason}")
-    comments += [c_comment(f"constant '{name}'") for name in policy.network.constants]
-    return [*comments, "action"]
+        comments.append(f"layer {index}: {describe_layer(layer, program.network)}{reason}")
+    comments += [c_comment(f"constant '{name}'") for name in layout.constants]
+    if isinstance(program, BareNetwork):
+        return comments
+    return [f"observation: zero point {program.observation.zero_point}", *comments, "action"]
 
 
 def _commented_words(comment: str, values: bytes) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from edgeqrl.network.integer_policy import IntegerPolicy
+from edgeqrl.network.integer_policy import BareNetwork, IntegerPolicy
 from edgeqrl.network.ir import IntegerNetwork
 from edgeqrl.network.layers import Linear
 from edgeqrl.network.tflite_model import parse_tflite
@@ -13,7 +13,9 @@ from firmware_export.emit.render import fill_template
 _MISSING = {"GELU", "RELU_0_TO_1", "RELU_N1_TO_1", "REVERSE_V2", "TILE"}
 
 
-def tflm_sources(policy: IntegerPolicy, tflite: bytes, values: Mapping[str, object]) -> dict[str, bytes]:
+def tflm_sources(
+    policy: IntegerPolicy | BareNetwork, tflite: bytes, values: Mapping[str, object]
+) -> dict[str, bytes]:
     """Return tflm/NAME_model_data.h and .cc; `tflite` goes in unchanged."""
     operators = sorted({op.name for op in parse_tflite(tflite).operators}) if tflite else []
     facts = {

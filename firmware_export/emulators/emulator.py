@@ -218,6 +218,11 @@ class EmulatedFirmware:
             "stack_bytes": min(_DEEPEST_STACK, (self._stack_top - self._free) // 2 & ~3),
         }
         reply, _ = self._process.request("profile", header, payload)
+        if reply["stack_bytes"] >= header["stack_bytes"]:
+            raise DeviceError(
+                f"The call on the emulated {self.core} used all {header['stack_bytes']:,} bytes of stack "
+                "that a profile watches, and perhaps more; profile a policy with a smaller stack."
+            )
         unaligned = tuple(reply["unaligned"])
         counted = Profile(reply["instructions"], reply["stack_bytes"], reply["trace_sha256"], unaligned)
         return counted, reply["result"]

@@ -57,8 +57,8 @@ EQRL_OUTLINE void add_weights(const int8_t *first, const int8_t *second, uint32_
 }
 
 /* Padding is an input of `zero_point`: what the folded bias took away for it comes back. */
-static inline void pad_pair(const int8_t *first, const int8_t *second, uint32_t count, int32_t zero_point,
-                            int32_t sums[2])
+EQRL_HELPER void pad_pair(const int8_t *first, const int8_t *second, uint32_t count, int32_t zero_point,
+                          int32_t sums[2])
 {
     if (count > 0u) { /* most windows have none */
         add_weights(first, second, count, zero_point, sums);

@@ -31,7 +31,7 @@ EQRL_CODE static void find_place(depthwise_place *place, const eqrl_window *wind
 }
 
 /* Go to the next output channel: each input channel has `multiplier` of them. */
-static inline void next_channel(uint32_t *input_channel, uint32_t *index, uint32_t multiplier)
+EQRL_HELPER void next_channel(uint32_t *input_channel, uint32_t *index, uint32_t multiplier)
 {
     *index += 1u;
     if (*index == multiplier) {
@@ -56,8 +56,8 @@ EQRL_OUTLINE void add_weights(const int8_t *weights, uint32_t at, uint32_t to_ne
 }
 
 /* Padding is an input of `zero_point`: what the folded bias took away for it comes back. */
-static inline void pad_pair(const int8_t *weights, uint32_t at, uint32_t to_next, uint32_t stride,
-                            uint32_t count, int32_t zero_point, int32_t sums[2])
+EQRL_HELPER void pad_pair(const int8_t *weights, uint32_t at, uint32_t to_next, uint32_t stride,
+                          uint32_t count, int32_t zero_point, int32_t sums[2])
 {
     if (count > 0u) { /* most windows have none */
         add_weights(weights, at, to_next, stride, count, zero_point, sums);

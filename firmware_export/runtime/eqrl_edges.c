@@ -6,28 +6,13 @@
  */
 #include "eqrl_kernels.h"
 
-/* Normalise: return the value shifted left until bit 31 is set, and subtract the shift from *exponent.
- * Without a count-leading-zeros instruction, which ARMv6-M lacks. 0 stays 0.
- */
-EQRL_CODE static uint32_t normalise(uint32_t value, int32_t *exponent)
-{
-    for (uint32_t step = 16u; step > 0u; step >>= 1) {
-        /* All ones where the `step` highest bits are 0. */
-        const int32_t is_small = eqrl_is_negative((int32_t)(value >> (32u - step)) - 1);
-        const uint32_t shift = step & (uint32_t)is_small;
-        value <<= shift;
-        *exponent -= (int32_t)shift;
-    }
-    return value;
-}
-
 /* The IEEE bits of float32(value * 2^-fraction_bits), to nearest even; |fraction_bits| <= 60. */
 EQRL_CODE static uint32_t float_bits(int32_t value, int32_t fraction_bits)
 {
     const int32_t sign = eqrl_is_negative(value);
     const uint32_t magnitude = ((uint32_t)value ^ (uint32_t)sign) - (uint32_t)sign;
     int32_t exponent = 127 + 31 - fraction_bits;
-    const uint32_t normal = normalise(magnitude, &exponent);
+    const uint32_t normal = eqrl_normalise(magnitude, &exponent);
     const uint32_t kept = normal >> 8; /* 24 bits, the highest of them implicit in the result */
     const uint32_t rounded = kept + (((normal & 0xFFu) + 127u + (kept & 1u)) >> 8);
     const uint32_t is_nonzero = (uint32_t)eqrl_is_negative((int32_t)normal); /* bit 31 is set, or all are 0 */
@@ -35,12 +20,9 @@ EQRL_CODE static uint32_t float_bits(int32_t value, int32_t fraction_bits)
 }
 
 /* Activation `i` of an array of int8, int16 or int32. */
-static int32_t element(const void *values, uint32_t element_bytes, uint32_t i)
+EQRL_CODE static int32_t element(const void *values, uint32_t element_bytes, uint32_t i)
 {
-    if (element_bytes == 1u) {
-        return ((const int8_t *)values)[i];
-    }
-    return element_bytes == 2u ? ((const eqrl_s16 *)values)[i] : ((const eqrl_s32 *)values)[i];
+    return eqrl_load(values, element_bytes, (int32_t)i);
 }
 
 EQRL_CODE eqrl_status eqrl_observation_f32(const uint32_t *block, const float *observation, void *input,

@@ -37,11 +37,14 @@ typedef char eqrl_needs_twos_complement[(int32_t)0xFFFFFFFFu == -1 ? 1 : -1];
 typedef char eqrl_needs_32_bit_float[sizeof(float) == 4u ? 1 : -1];
 typedef char eqrl_needs_packed_header[sizeof(eqrl_params_header) == 128u ? 1 : -1];
 
+/* A small function; where the compiler keeps a copy of it, that lies where its callers lie. */
+#define EQRL_HELPER EQRL_CODE static inline
+
 /* A function that is compiled anew for each call, with constant arguments folded in. */
 #if defined(__GNUC__) || defined(__clang__)
 #define EQRL_INLINE static inline __attribute__((always_inline))
 #else
-#define EQRL_INLINE static inline
+#define EQRL_INLINE EQRL_HELPER
 #endif
 
 /* A function with an inner loop, which gets all registers for itself. */
@@ -56,7 +59,7 @@ extern "C" {
 #endif
 
 /* Whether layer `index` is among [first, last). */
-static inline int eqrl_is_selected(uint32_t index, uint32_t first, uint32_t last)
+EQRL_HELPER int eqrl_is_selected(uint32_t index, uint32_t first, uint32_t last)
 {
     return index >= first && index < last;
 }
@@ -95,7 +98,7 @@ EQRL_INLINE void eqrl_store(void *values, uint32_t element_bytes, int32_t i, int
 }
 
 /* Copy bytes that do not overlap. */
-static inline void eqrl_copy(void *target, const void *source, uint32_t num_bytes)
+EQRL_HELPER void eqrl_copy(void *target, const void *source, uint32_t num_bytes)
 {
     int8_t *const to = (int8_t *)target;
     const int8_t *const from = (const int8_t *)source;
@@ -107,7 +110,7 @@ static inline void eqrl_copy(void *target, const void *source, uint32_t num_byte
 /* Read and write the bits of a float (or any 4-aligned word) as an integer. GCC and clang would call
  * memcpy() on a core without unaligned access, as they do not trust the pointer's alignment.
  */
-static inline uint32_t eqrl_load_word(const void *source)
+EQRL_HELPER uint32_t eqrl_load_word(const void *source)
 {
 #if defined(__GNUC__) || defined(__clang__)
     return *(const eqrl_u32 *)source;
@@ -118,7 +121,7 @@ static inline uint32_t eqrl_load_word(const void *source)
 #endif
 }
 
-static inline void eqrl_store_word(void *target, uint32_t value)
+EQRL_HELPER void eqrl_store_word(void *target, uint32_t value)
 {
 #if defined(__GNUC__) || defined(__clang__)
     *(eqrl_u32 *)target = value;
@@ -130,7 +133,7 @@ static inline void eqrl_store_word(void *target, uint32_t value)
 /* Hide from the compiler where a value comes from. Else it may turn a comparison or a mask into a branch,
  * or find out that four small multiplications are one large one and call its library for that.
  */
-static inline int32_t eqrl_opaque(int32_t value)
+EQRL_HELPER int32_t eqrl_opaque(int32_t value)
 {
 #if defined(__GNUC__) || defined(__clang__)
     __asm__("" : "+r"(value));
@@ -139,13 +142,13 @@ static inline int32_t eqrl_opaque(int32_t value)
 }
 
 /* All ones where value < 0, else 0. */
-static inline int32_t eqrl_is_negative(int32_t value)
+EQRL_HELPER int32_t eqrl_is_negative(int32_t value)
 {
     return eqrl_opaque(eqrl_opaque(value) >> 31);
 }
 
 /* All ones where a < b, else 0; for all a and b. */
-static inline int32_t eqrl_is_less(int32_t a, int32_t b)
+EQRL_HELPER int32_t eqrl_is_less(int32_t a, int32_t b)
 {
     const uint32_t x = (uint32_t)a;
     const uint32_t y = (uint32_t)b;
@@ -153,13 +156,13 @@ static inline int32_t eqrl_is_less(int32_t a, int32_t b)
 }
 
 /* mask is all ones or 0. */
-static inline int32_t eqrl_select(int32_t mask, int32_t if_ones, int32_t if_zero)
+EQRL_HELPER int32_t eqrl_select(int32_t mask, int32_t if_ones, int32_t if_zero)
 {
     return if_zero ^ ((if_ones ^ if_zero) & mask);
 }
 
 /* Clamp to [low, high]; needs the differences to fit int32. */
-static inline int32_t eqrl_clamp(int32_t value, int32_t low, int32_t high)
+EQRL_HELPER int32_t eqrl_clamp(int32_t value, int32_t low, int32_t high)
 {
     const int32_t below = value - low;
     const int32_t raised = value - (below & eqrl_is_negative(below));
@@ -168,7 +171,7 @@ static inline int32_t eqrl_clamp(int32_t value, int32_t low, int32_t high)
 }
 
 /* floor((value * multiplier + 2^30) / 2^31): gemmlowp's first rounding. Not both may be -2^31. */
-static inline int32_t eqrl_rounding_high_multiply(int32_t value, int32_t multiplier)
+EQRL_HELPER int32_t eqrl_rounding_high_multiply(int32_t value, int32_t multiplier)
 {
 #if EQRL_HAS_LONG_MULTIPLY
     return (int32_t)(((int64_t)value * multiplier + ((int32_t)1 << 30)) >> 31);
@@ -187,21 +190,30 @@ static inline int32_t eqrl_rounding_high_multiply(int32_t value, int32_t multipl
 #endif
 }
 
-/* Count the leading zeros of a value that is not 0, in fixed steps; 31 for 0. ARMv6-M has no instruction. */
-static inline uint32_t eqrl_leading_zeros(uint32_t value)
+/* Return the value shifted left until bit 31 is set, and subtract the shift from *exponent; in fixed steps, as
+ * ARMv6-M has no instruction for it. 0 stays 0 and counts as 31.
+ */
+EQRL_HELPER uint32_t eqrl_normalise(uint32_t value, int32_t *exponent)
 {
-    uint32_t count = 0;
     for (uint32_t step = 16u; step > 0u; step >>= 1) {
         /* All ones where the `step` highest bits are 0. */
         const uint32_t shift = step & (uint32_t)eqrl_is_negative((int32_t)(value >> (32u - step)) - 1);
         value <<= shift;
-        count += shift;
+        *exponent -= (int32_t)shift;
     }
-    return count;
+    return value;
+}
+
+/* Count the leading zeros of a value that is not 0; 31 for 0. */
+EQRL_HELPER uint32_t eqrl_leading_zeros(uint32_t value)
+{
+    int32_t exponent = 0;
+    (void)eqrl_normalise(value, &exponent);
+    return (uint32_t)-exponent;
 }
 
 /* floor(a * b / 2^32) */
-static inline uint32_t eqrl_high_multiply(uint32_t a, uint32_t b)
+EQRL_HELPER uint32_t eqrl_high_multiply(uint32_t a, uint32_t b)
 {
 #if EQRL_HAS_LONG_MULTIPLY
     return (uint32_t)(((uint64_t)a * b) >> 32);
@@ -221,7 +233,7 @@ static inline uint32_t eqrl_high_multiply(uint32_t a, uint32_t b)
  * multiplier in [2^30, 2^31), shift in [-31, 30], > 0 shifts left. The exporter proves that the shifted
  * accumulator stays inside int32.
  */
-static inline int32_t eqrl_requantize(int32_t accumulator, int32_t multiplier, int32_t shift)
+EQRL_HELPER int32_t eqrl_requantize(int32_t accumulator, int32_t multiplier, int32_t shift)
 {
     const int32_t is_right = shift >> 31;
     const uint32_t left = (uint32_t)(shift & ~is_right);
@@ -234,14 +246,14 @@ static inline int32_t eqrl_requantize(int32_t accumulator, int32_t multiplier, i
 }
 
 /* Clamp to [low, high], for all values. */
-static inline int32_t eqrl_saturate(int32_t value, int32_t low, int32_t high)
+EQRL_HELPER int32_t eqrl_saturate(int32_t value, int32_t low, int32_t high)
 {
     const int32_t raised = eqrl_select(eqrl_is_less(value, low), low, value);
     return eqrl_select(eqrl_is_less(high, raised), high, raised);
 }
 
 /* The greater of two values whose difference fits int32. */
-static inline int32_t eqrl_larger(int32_t a, int32_t b)
+EQRL_HELPER int32_t eqrl_larger(int32_t a, int32_t b)
 {
     const int32_t above = b - a;
     return a + (above & ~eqrl_is_negative(above));
@@ -254,7 +266,7 @@ static inline int32_t eqrl_larger(int32_t a, int32_t b)
  * The multiplier is rounded to 16 bits first. sum within 48 bits, multiplier in [0, 2^31), shift in [-31, 7];
  * the exporter proves that the result fits int32. The branch depends on a param.
  */
-static inline int32_t eqrl_requantize_wide(int64_t sum, int32_t multiplier, int32_t shift)
+EQRL_HELPER int32_t eqrl_requantize_wide(int64_t sum, int32_t multiplier, int32_t shift)
 {
     const uint32_t rounded = ((uint32_t)multiplier + 0x8000u) >> 16;
     const uint32_t factor = rounded - (rounded >> 15); /* at most 2^15 - 1 */
@@ -284,7 +296,7 @@ typedef struct {
     const int8_t *weights;
 } eqrl_linear_s8;
 
-static inline eqrl_linear_s8 eqrl_read_linear_s8(const uint32_t *block, uint32_t num_channels)
+EQRL_HELPER eqrl_linear_s8 eqrl_read_linear_s8(const uint32_t *block, uint32_t num_channels)
 {
     eqrl_linear_s8 linear;
     linear.ranges = (const int8_t *)block;
@@ -296,7 +308,7 @@ static inline eqrl_linear_s8 eqrl_read_linear_s8(const uint32_t *block, uint32_t
 }
 
 /* The exporter proves that the sum and the differences in the clamp fit int32. */
-static inline int8_t eqrl_rescale_s8(const eqrl_linear_s8 *linear, uint32_t channel, int32_t sum)
+EQRL_HELPER int8_t eqrl_rescale_s8(const eqrl_linear_s8 *linear, uint32_t channel, int32_t sum)
 {
     const int8_t *const ranges = linear->ranges;
     const int32_t scaled = eqrl_requantize(sum, linear->multiplier[channel], linear->shift[channel]);
@@ -329,7 +341,7 @@ typedef struct {
     const int8_t *weights;
 } eqrl_linear_s16;
 
-static inline eqrl_linear_s16 eqrl_read_linear_s16(const uint32_t *block, uint32_t num_channels)
+EQRL_HELPER eqrl_linear_s16 eqrl_read_linear_s16(const uint32_t *block, uint32_t num_channels)
 {
     eqrl_linear_s16 linear;
     linear.output_min = (int32_t)(block[0] << 16) >> 16;
@@ -342,13 +354,13 @@ static inline eqrl_linear_s16 eqrl_read_linear_s16(const uint32_t *block, uint32
     return linear;
 }
 
-static inline int64_t eqrl_bias_s16(const eqrl_linear_s16 *linear, uint32_t channel)
+EQRL_HELPER int64_t eqrl_bias_s16(const eqrl_linear_s16 *linear, uint32_t channel)
 {
     const uint32_t *const words = linear->bias + 2u * channel;
     return (int64_t)(((uint64_t)words[1] << 32) | words[0]);
 }
 
-static inline int16_t eqrl_rescale_s16(const eqrl_linear_s16 *linear, uint32_t channel, int64_t sum)
+EQRL_HELPER int16_t eqrl_rescale_s16(const eqrl_linear_s16 *linear, uint32_t channel, int64_t sum)
 {
     const int32_t multiplier = linear->multiplier[channel];
     const int32_t shift = linear->shift[channel];
@@ -406,7 +418,7 @@ typedef struct {
     uint32_t start; /* input of element `first`, if there is one */
 } eqrl_span;
 
-static inline eqrl_span eqrl_span_at(const eqrl_axis *axis, uint32_t output)
+EQRL_HELPER eqrl_span eqrl_span_at(const eqrl_axis *axis, uint32_t output)
 {
     const uint32_t corner = output * axis->stride;
     const uint32_t end = axis->input + axis->padding;
@@ -441,7 +453,7 @@ typedef struct {
     int32_t left[EQRL_MAX_LOOPS]; /* steps to go, of each outer axis */
 } eqrl_walk;
 
-static inline void eqrl_walk_start(eqrl_walk *walk, const eqrl_loop *axes, int32_t num_axes)
+EQRL_HELPER void eqrl_walk_start(eqrl_walk *walk, const eqrl_loop *axes, int32_t num_axes)
 {
     for (int32_t axis = 0; axis < num_axes; axis++) {
         walk->left[axis] = axes[axis].size;
@@ -449,7 +461,7 @@ static inline void eqrl_walk_start(eqrl_walk *walk, const eqrl_loop *axes, int32
 }
 
 /* Go to the next row; 0 after the last. */
-static inline int eqrl_walk_next(eqrl_walk *walk, const eqrl_loop *axes, int32_t num_axes)
+EQRL_HELPER int eqrl_walk_next(eqrl_walk *walk, const eqrl_loop *axes, int32_t num_axes)
 {
     for (int32_t axis = num_axes - 2; axis >= 0; axis--) {
         const eqrl_loop *const loop = &axes[axis];

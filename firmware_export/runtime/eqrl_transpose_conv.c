@@ -15,7 +15,7 @@ typedef struct {
 } reach;
 
 /* Begin with the first output that any input reaches, which lies `padding` before the first that is kept. */
-static inline void first_reach(reach *at)
+EQRL_HELPER void first_reach(reach *at)
 {
     at->phase = 0u;
     at->input = 0u;
@@ -30,7 +30,7 @@ EQRL_CODE static void find_reach(reach *at, const eqrl_axis *axis)
     }
 }
 
-static inline void next_reach(reach *at, const eqrl_axis *axis)
+EQRL_HELPER void next_reach(reach *at, const eqrl_axis *axis)
 {
     at->phase++;
     if (at->phase == axis->stride) {

@@ -72,6 +72,10 @@ class Pair:
         lowest, highest = target.range
         if not lowest <= self.output_min <= self.output_max <= highest:
             raise ValueError(f"{self.name}: activation range must lie in {target.dtype}")
+        self.require_no_overflow(a, b)
+
+    def require_no_overflow(self, a: Tensor, b: Tensor) -> None:
+        """Raise UnsupportedOperatorError where something that is computed of a and b could leave int32."""
         for bound, factor in self._bounds(a, b):
             require_no_overflow(self.function, self.name, bound, factor)
 

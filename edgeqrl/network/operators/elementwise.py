@@ -46,7 +46,7 @@ def has_near_scales(op: Operator) -> bool:
 
 
 def has_integer_types(op: Operator) -> bool:
-    """Input and output are each INT8, or INT16 with zero point 0, with one scale."""
+    """Input and output are each INT8, or INT16 with zero point 0, with one scale and no empty axis."""
     return is_activation(op.source) and is_activation(op.target)
 
 
@@ -209,13 +209,18 @@ _LOGISTIC = (
 )
 _QUOTIENT = "tflite-runtime divides the scales in float32 and is one unit away, rarely."
 _SATURATES = f"{_FLOAT} What leaves int32 saturates, as on Arm; on x86 tflite-runtime wraps."
+_ELU = f"{_FLOAT} What leaves int32 saturates, as on Arm; on x86 TFLite Micro wraps. int16: {_OWN}."
 _INT8_RULES = (has_static_operands, has_int8_activations, keeps_size)
 
 SUPPORT = {
     "ABS": Support(_LINE_RULES, lower_lines, note=_QUOTIENT, oracle_int16=_BOTH),
     "COS": Support(_INT8_RULES, lower_elementwise, note=f"{_OWN}.", oracle="reference"),
     "ELU": Support(
-        _RULES, lower_elementwise, note=f"{_FLOAT} int16: {_OWN}.", oracle="tflm", oracle_int16="reference"
+        _RULES,
+        lower_elementwise,
+        note=_ELU,
+        oracle="tflm",
+        oracle_int16="reference",
     ),
     "EXP": Support(
         _RULES, lower_elementwise, note=_SATURATES, oracle="tflite-runtime", oracle_int16="tflite-runtime"

@@ -33,17 +33,21 @@ def lower_float_run(op: Operator) -> tuple[Layer, ...]:
     names = str(op.info.options["functions"]).split()
     with np.errstate(all="ignore"):
         values = ((np.arange(-128, 128) - zero_point) * scale).astype(np.float32)
+        unbounded = None  # the first function without a finite value
         for name in names:
             function, _, alpha = name.partition(":")
             if alpha:
                 values = np.where(values > 0, values, values * np.float32(alpha))
             else:
                 values = _FUNCTIONS[function](values)
+            if unbounded is None and not np.all(np.isfinite(values)):
+                unbounded = function
         quotients = (values / np.float32(scale_out)).astype(np.float64)
     last = names[-1].partition(":")[0] if names else "QUANTIZE"
     if not np.all(np.abs(quotients) < 2.0**30):  # nor NaN
         raise UnsupportedOperatorError(
-            f"{last} at '{shown(op.target.name)}' is not supported: some inputs have no finite value. "
+            f"{unbounded or last} at '{shown(op.target.name)}' is not supported: some inputs have no finite "
+            "value. "
             "Bound its input, and convert again."
         )
     rounded = np.copysign(np.floor(np.abs(quotients) + 0.5), quotients) + zero_point_out

@@ -271,6 +271,10 @@ def _shape4(tensor: TensorInfo) -> Shape4:
 _CONVOLUTION = (*INTEGER_RULES, has_int8_kernel, has_window)
 _BOTH = "tflm, tflite-runtime"
 _NO_BIAS = "tflite-runtime refuses a missing bias"
+_NO_DEPTHWISE_BIAS = (
+    "without a bias only the form with two inputs is confirmed: a third of -1 crashes TFLite Micro, and the "
+    "others refuse it"
+)
 _DENSE = (
     "TFLite Micro decides: with several weight scales tflite-runtime takes the output's first two axes for "
     "rows and channels, a single one it rounds to float32, and without a bias it sums 16x8 in 32 bits"
@@ -287,6 +291,7 @@ SUPPORT = {
     "DEPTHWISE_CONV_2D": Support(
         (*_CONVOLUTION, has_matching_multiplier, has_weight_scales, has_wide_bias, has_clamping_activation),
         lower_convolution,
+        note=_NO_DEPTHWISE_BIAS,
         oracle_int16=_BOTH,
     ),
     "FULLY_CONNECTED": Support(

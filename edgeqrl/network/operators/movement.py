@@ -9,7 +9,8 @@ from edgeqrl.errors import UnsupportedOperatorError
 from edgeqrl.network.ir import Layer
 from edgeqrl.network.layers import Move, Piece, Reshape
 from edgeqrl.network.operators.operand import Operator, Rule, Support, is_activation, quantization
-from edgeqrl.network.operators.strided import View, pieces, whole
+from edgeqrl.network.operators.strided import View, pieces, repeated_runs, runs, whole
+from edgeqrl.network.shapes import inferred_shapes
 from edgeqrl.network.slicing import Axis, normal_axis, plain_slice, strided_slice
 from edgeqrl.network.tflite_model import TensorInfo, shown
 
@@ -21,7 +22,7 @@ Copies = Iterator[Copy]
 
 
 def has_moved_activations(op: Operator) -> bool:
-    """Activations are all INT8, or all INT16 with zero point 0, with one scale and zero point for all."""
+    """Activations are all INT8 or all INT16 (zero point 0), one quantization for all, no empty axis."""
     tensors = [*(op.operand(i) for i in data_inputs(op)), *op.outputs]
     if not op.outputs or any(t is None or not is_activation(t) for t in tensors):
         return False
@@ -87,6 +88,7 @@ def data_inputs(op: Operator) -> range:
 
 def lower_reshape(op: Operator) -> tuple[Layer, ...]:
     """Lower what keeps the order of all values."""
+    _require_told_shape(op)
     return (Reshape(op.target.name, op.source.name, op.target.name, op.info.name),)
 
 
@@ -138,6 +140,23 @@ def _require_shape(op: Operator, shape: Sequence[int]) -> None:
         raise ValueError(f"'{shown(op.target.name)}' is {op.target.shape} and should be {tuple(shape)}")
 
 
+def _require_told_shape(op: Operator) -> None:
+    """Require the shape that operands and options say, where they say one."""
+    if op.info.name == "RESHAPE" and len(op.inputs) < 2 and not op.info.options["new_shape"]:
+        return
+    shapes = inferred_shapes(op.info, op.inputs, 1)
+    if shapes is None:
+        raise ValueError(f"'{shown(op.target.name)}' is told a shape that does not fit its input")
+    _require_shape(op, shapes[0])
+
+
+def _require_count(op: Operator, option: str, count: int) -> None:
+    if op.info.options[option] != count:
+        raise ValueError(
+            f"'{shown(op.target.name)}' is said to have {op.info.options[option]} parts of {count}"
+        )
+
+
 def _concatenation(op: Operator) -> Copies:
     shapes = [t.shape for t in op.inputs if t is not None]
     axis = normal_axis(op.info.number("axis"), len(op.target.shape))
@@ -150,6 +169,7 @@ def _concatenation(op: Operator) -> Copies:
 
 
 def _pack(op: Operator) -> Copies:
+    _require_count(op, "values_count", len(op.inputs))
     axis = normal_axis(op.info.number("axis"), len(op.target.shape))
     for i, tensor in enumerate(op.inputs):
         assert tensor is not None
@@ -157,6 +177,7 @@ def _pack(op: Operator) -> Copies:
 
 
 def _lower_unpack(op: Operator) -> tuple[Layer, ...]:
+    _require_count(op, "num", len(op.outputs))
     axis = normal_axis(op.info.number("axis"), len(op.source.shape))
     if len(op.outputs) != op.source.shape[axis]:
         raise ValueError(f"'{shown(op.target.name)}' is one of {len(op.outputs)} parts")
@@ -169,6 +190,7 @@ def _lower_unpack(op: Operator) -> tuple[Layer, ...]:
 
 
 def _lower_split(op: Operator) -> tuple[Layer, ...]:
+    _require_count(op, "num_splits", len(op.outputs))
     source = op.operand(1)
     assert source is not None
     axis = normal_axis(_number(op, 0), len(source.shape))
@@ -179,6 +201,7 @@ def _lower_split(op: Operator) -> tuple[Layer, ...]:
 
 
 def _lower_split_v(op: Operator) -> tuple[Layer, ...]:
+    _require_count(op, "num_splits", len(op.outputs))
     axis, sizes = normal_axis(_number(op, 2), len(op.source.shape)), _numbers(op, 1)
     if sizes.count(-1) == 1:
         sizes[sizes.index(-1)] = op.source.shape[axis] - sum(sizes) - 1
@@ -209,7 +232,8 @@ def _strided_slice(op: Operator) -> Copies:
 
 
 def _transpose(op: Operator) -> Copies:
-    yield 0, whole(op.source.shape).transposed(_numbers(op, 1)), whole(op.target.shape)
+    order = [normal_axis(axis, len(op.source.shape)) for axis in _numbers(op, 1)]
+    yield 0, whole(op.source.shape).transposed(order), whole(op.target.shape)
 
 
 def _reverse(op: Operator) -> Copies:
@@ -222,6 +246,7 @@ def _reverse(op: Operator) -> Copies:
 
 
 def _broadcast_to(op: Operator) -> Copies:
+    _require_told_shape(op)
     yield 0, whole(op.source.shape).broadcast(op.target.shape), whole(op.target.shape)
 
 
@@ -267,32 +292,22 @@ def _gather(op: Operator) -> Copies:
     assert kept is not None
     _require_shape(op, (*shape[:axis], *kept.shape, *shape[axis + 1 :]))
     flat = whole((*shape[:axis], len(indices), *shape[axis + 1 :]))
-    for start, taken in _runs(indices):
+    for start, taken in runs(indices):
         axes = [Axis(0, 1, n) for n in shape]
         axes[axis] = taken
         yield 0, whole(shape).sliced(axes), flat.part(axis, start, taken.count)
 
 
-def _runs(indices: Sequence[int]) -> Iterator[tuple[int, Axis]]:
-    """Split indices into runs with one step: (position, what is taken)."""
-    position = 0
-    while position < len(indices):
-        end = position + 1
-        step = indices[end] - indices[position] if end < len(indices) else 1
-        while end < len(indices) and indices[end] - indices[end - 1] == step:
-            end += 1
-        yield position, Axis(indices[position], step, end - position)
-        position = end
-
-
 def _resize_nearest(op: Operator) -> Copies:
+    if len(op.source.shape) != 4 or len(op.target.shape) != 4:
+        raise ValueError(f"'{shown(op.target.name)}' is {op.target.shape} of {op.source.shape}")
     (n, *sizes, c), (m, *new_sizes, d) = op.source.shape, op.target.shape
-    if len(op.source.shape) != 4 or (n, c) != (m, d) or _numbers(op, 1) != new_sizes:
+    if (n, c) != (m, d) or _numbers(op, 1) != new_sizes:
         raise ValueError(f"'{shown(op.target.name)}' is {op.target.shape}")
     if max(new_sizes) > _MAX_INDICES:
         raise ValueError(f"'{shown(op.target.name)}' is larger than {_MAX_INDICES}")
     rows, columns = (
-        tuple(_repeated(_nearest(size, new, op))) for size, new in zip(sizes, new_sizes, strict=True)
+        tuple(repeated_runs(_nearest(size, new, op))) for size, new in zip(sizes, new_sizes, strict=True)
     )
     source, target = whole(op.source.shape), whole(op.target.shape)
     for (y, ys, tall), (x, xs, broad) in product(rows, columns):
@@ -319,24 +334,6 @@ def _nearest(size: int, new: int, op: Operator) -> list[int]:
     places = (np.arange(new, dtype=np.float32) + np.float32(0.5 if is_centred else 0.0)) * scale
     rounded = np.floor(places.astype(np.float64) + 0.5) if is_aligned else np.floor(places)
     return [int(i) for i in np.clip(rounded, 0, size - 1)]
-
-
-def _repeated(indices: Sequence[int]) -> Iterator[tuple[int, Axis, int]]:
-    """Split indices into runs with one step, each index repeated as often: (position, taken, times)."""
-    starts = [i for i in range(len(indices)) if i == 0 or indices[i] != indices[i - 1]]
-    lengths = [end - start for start, end in zip(starts, [*starts[1:], len(indices)], strict=True)]
-    first = 0
-    while first < len(starts):
-        last = first + 1
-        while last < len(starts) and lengths[last] == lengths[first]:
-            if last - first > 1 and indices[starts[last]] - indices[starts[last - 1]] != (
-                indices[starts[first + 1]] - indices[starts[first]]
-            ):
-                break
-            last += 1
-        step = indices[starts[first + 1]] - indices[starts[first]] if last - first > 1 else 1
-        yield starts[first], Axis(indices[starts[first]], step, last - first), lengths[first]
-        first = last
 
 
 def _lower_pad(op: Operator) -> tuple[Layer, ...]:
@@ -419,7 +416,9 @@ SUPPORT = {
         oracle_int16="tflite-runtime",
     ),
     "TRANSPOSE": _moves(
-        _ONE, _lowered(_transpose), "TFLite Micro runs at most 5 axes: beyond, tflite-runtime decides."
+        _ONE,
+        _lowered(_transpose),
+        "TFLite Micro runs at most 5 axes and no negative ones: there tflite-runtime decides.",
     ),
     "REVERSE_V2": _moves(
         _ONE, _lowered(_reverse), "tflite-runtime reverses only one of several axes: TFLite Micro decides."

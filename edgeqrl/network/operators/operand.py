@@ -56,11 +56,8 @@ def quantization(tensor: TensorInfo) -> tuple[float, int]:
 
 
 def is_int8_activation(tensor: TensorInfo) -> bool:
-    """Tell whether a tensor is INT8 with one scale and zero point."""
-    if tensor.dtype != "INT8" or len(tensor.scales) != 1 or tensor.is_variable:
-        return False
-    scale, zero_point = quantization(tensor)
-    return np.isfinite(scale) and scale > 0.0 and -128 <= zero_point <= 127
+    """Tell whether a tensor is INT8 with one scale and zero point, and has no empty axis."""
+    return tensor.dtype == "INT8" and is_activation(tensor)
 
 
 def is_activation(tensor: TensorInfo) -> bool:
@@ -78,12 +75,12 @@ def has_static_operands(op: Operator) -> bool:
 
 
 def has_int8_activations(op: Operator) -> bool:
-    """Input and output are INT8 with one scale and zero point each: full-integer quantization."""
+    """Input and output are INT8 with one scale and zero point each and no empty axis."""
     return all(is_int8_activation(tensor) for tensor in (op.source, op.target))
 
 
 def has_integer_activations(op: Operator) -> bool:
-    """Input and output are both INT8, or both INT16 with zero point 0, with one scale each."""
+    """Input and output are both INT8, or both INT16 with zero point 0, with one scale and no empty axis."""
     return op.source.dtype == op.target.dtype and all(is_activation(t) for t in (op.source, op.target))
 
 
@@ -103,8 +100,10 @@ def keeps_quantization(op: Operator) -> bool:
 
 
 def has_clamping_activation(op: Operator) -> bool:
-    """Fused activation is NONE, RELU, RELU6 or RELU_N1_TO_1."""
-    return op.info.fused_activation in ("NONE", "RELU", "RELU6", "RELU_N1_TO_1")
+    """Fused activation is NONE, RELU, or at output scales above 2^-28 RELU6 or RELU_N1_TO_1."""
+    if op.info.fused_activation in ("RELU6", "RELU_N1_TO_1"):
+        return quantization(op.target)[0] > 2.0**-28
+    return op.info.fused_activation in ("NONE", "RELU")
 
 
 # Of an operator with one activation in and one out: int8 alone, or int8 and int16.

@@ -2,9 +2,10 @@
 
 import numpy as np
 
+from edgeqrl.errors import UnsupportedOperatorError
 from edgeqrl.network.fixed_point import quantize_multiplier
 from edgeqrl.network.functions import Factor, activation_range
-from edgeqrl.network.ir import Layer
+from edgeqrl.network.ir import Layer, Tensor
 from edgeqrl.network.layers.pairs import Pair, broadcast_strides
 from edgeqrl.network.operators.operand import (
     Operator,
@@ -35,7 +36,7 @@ def has_two_operands(op: Operator) -> bool:
 
 
 def has_same_type(op: Operator) -> bool:
-    """Operands and output are all INT8, or all INT16 with zero point 0, with one scale each."""
+    """Operands and output are all INT8, or all INT16 with zero point 0, with one scale and no empty axis."""
     a, b = _operands(op)
     return a.dtype == b.dtype == op.target.dtype and all(is_activation(t) for t in (a, b, op.target))
 
@@ -70,14 +71,25 @@ def has_sum_scales(op: Operator) -> bool:
     return factor.shift <= 0
 
 
-def lower_sum(op: Operator) -> tuple[Layer, ...]:
+def fits_32_bits(op: Operator) -> bool:
+    """No value could overflow 32 bits: operand scales too large for the output scale are refused."""
+    a, b = (Tensor(t.name, t.shape, *quantization(t), t.dtype.lower()) for t in _operands(op))
+    try:
+        (layer,) = lower_product(op) if op.info.name == "MUL" else lower_sum(op)
+        layer.require_no_overflow(a, b)
+    except (ValueError, UnsupportedOperatorError):
+        return False
+    return True
+
+
+def lower_sum(op: Operator) -> tuple[Pair, ...]:
     """Lower ADD, SUB and SQUARED_DIFFERENCE."""
     factor_a, factor_b, factor = _sum_factors(op)
     left_shift = _LEFT_SHIFTS[op.info.name, op.target.dtype]
     return (_pair(op, left_shift=left_shift, factor_a=factor_a, factor_b=factor_b, factor=factor),)
 
 
-def lower_product(op: Operator) -> tuple[Layer, ...]:
+def lower_product(op: Operator) -> tuple[Pair, ...]:
     """Lower MUL."""
     (scale_a, _), (scale_b, _) = (quantization(t) for t in _operands(op))
     return (_pair(op, factor=_factor(op, scale_a * scale_b / quantization(op.target)[0])),)
@@ -156,7 +168,7 @@ SUPPORT = {
     "MAXIMUM": Support((*_RULES, has_one_quantization), lower_extreme, oracle_int16=_BOTH),
     "MINIMUM": Support((*_RULES, has_one_quantization), lower_extreme, oracle_int16=_BOTH),
     "MUL": Support(
-        (*_RULES, has_clamping_activation),
+        (*_RULES, has_clamping_activation, fits_32_bits),
         lower_product,
         note=_FLOAT32,
         oracle_int16=_BOTH,
@@ -167,7 +179,7 @@ SUPPORT = {
         note=f"{_FLOAT32} int16 with INT16 alpha: by the formula for INT8 alpha.",
         oracle_int16="tflm",
     ),
-    "SQUARED_DIFFERENCE": Support(_RULES, lower_sum, oracle_int16="tflm"),
+    "SQUARED_DIFFERENCE": Support((*_RULES, fits_32_bits), lower_sum, oracle_int16="tflm"),
     "SUB": Support(
         (*_RULES, has_clamping_activation, has_sum_scales),
         lower_sum,

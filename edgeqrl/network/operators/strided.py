@@ -1,7 +1,7 @@
 """Views of row-major tensors by offset and strides, and the copies between them."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -81,6 +81,36 @@ def pieces(index: int, source: View, target: View, limit: int) -> tuple[Piece, .
         return tuple(found[: limit + 1])
     shape, ins, outs = (tuple(numbers) for numbers in zip(*axes, strict=True))
     return (Piece(index, shape, source.offset, ins, target.offset, outs),)
+
+
+def runs(indices: Sequence[int]) -> Iterator[tuple[int, Axis]]:
+    """Split indices into runs with one step: (position, what is taken)."""
+    position = 0
+    while position < len(indices):
+        end = position + 1
+        step = indices[end] - indices[position] if end < len(indices) else 1
+        while end < len(indices) and indices[end] - indices[end - 1] == step:
+            end += 1
+        yield position, Axis(indices[position], step, end - position)
+        position = end
+
+
+def repeated_runs(indices: Sequence[int]) -> Iterator[tuple[int, Axis, int]]:
+    """Split indices into runs with one step, each index repeated as often: (position, taken, times)."""
+    starts = [i for i in range(len(indices)) if i == 0 or indices[i] != indices[i - 1]]
+    lengths = [end - start for start, end in zip(starts, [*starts[1:], len(indices)], strict=True)]
+    first = 0
+    while first < len(starts):
+        last = first + 1
+        while last < len(starts) and lengths[last] == lengths[first]:
+            if last - first > 1 and indices[starts[last]] - indices[starts[last - 1]] != (
+                indices[starts[first + 1]] - indices[starts[first]]
+            ):
+                break
+            last += 1
+        step = indices[starts[first + 1]] - indices[starts[first]] if last - first > 1 else 1
+        yield starts[first], Axis(indices[starts[first]], step, last - first), lengths[first]
+        first = last
 
 
 def _merged(axes: Iterable[tuple[int, int, int]]) -> list[tuple[int, int, int]]:

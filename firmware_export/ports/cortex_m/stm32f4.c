@@ -17,6 +17,7 @@ typedef char eqrl_clock_is_the_boards[EQRL_CLOCK_HZ == PLL_HZ ? 1 : -1];
 #define RCC_CR_PLL_READY (1u << 25)
 #define RCC_PLLCFGR 0x40023804u
 #define RCC_CFGR 0x40023808u
+#define RCC_CFGR_RESET 0u /* the RC oscillator, nothing divided */
 #define RCC_CFGR_SW_HSI 0u
 #define RCC_CFGR_SW_PLL 2u
 #define RCC_CFGR_SW_MASK 3u
@@ -59,6 +60,7 @@ uint32_t eqrl_port_clock_init(void)
     /* A debugger may restart us at full speed: go back to the RC oscillator before the PLL is touched. */
     EQRL_REGISTER(RCC_CFGR) &= ~RCC_CFGR_SW_MASK;
     (void)eqrl_port_wait(RCC_CFGR, RCC_CFGR_SWS_MASK, RCC_CFGR_SW_HSI);
+    EQRL_REGISTER(RCC_CFGR) = RCC_CFGR_RESET; /* only now: the buses could not stand the PLL undivided */
     EQRL_REGISTER(RCC_CR) &= ~RCC_CR_PLL_ON;
     EQRL_REGISTER(RCC_CR) |= RCC_CR_HSE_ON;
     if (!eqrl_port_wait(RCC_CR, RCC_CR_HSE_READY, RCC_CR_HSE_READY)) {
