@@ -13,7 +13,7 @@ from edgeqrl.network.integer_policy import IntegerPolicy
 from edgeqrl.network.layers import Dense
 from edgeqrl.network.read_tflite import read_tflite
 from edgeqrl.network.reference import Reference
-from firmware_export.emit import GoldenVectors, c_sources, export_sources, make_golden
+from firmware_export.emit import GoldenVectors, c_sources, export_sources, make_golden, runtime_sources
 from firmware_export.emit.params import build_params, plan_params
 from firmware_export.emit.tflm import resolver_method, tflm_arena_bytes
 from firmware_export.toolchain import host_compiler
@@ -80,7 +80,7 @@ def test_files_are_those_that_the_readme_lists() -> None:
         "alpha_golden.c",
     }
     expected |= {"README.txt", "example/main.c", "tflm/alpha_model_data.h", "tflm/alpha_model_data.cc"}
-    assert set(files) == expected | {*runtime, "eqrl.h", "eqrl_internal.h", "eqrl_kernels.h"}
+    assert set(files) == expected | {*runtime, *(name for name in runtime_sources() if name.endswith(".h"))}
     assert set(c_sources(files)) == {"alpha.c", "alpha_params.c", "alpha_golden.c", *runtime}
     assert files["alpha_params.bin"] == build_params(alpha)
     rows = readme_rows(files)

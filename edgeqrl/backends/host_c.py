@@ -24,7 +24,6 @@ from firmware_export.toolchain import HostCompiler, host_compiler, run_compiler
 
 _FLAGS = ("-std=c99", "-O3", "-fPIC", "-ffp-contract=off")
 _LIBRARY = "policy.lib"
-_RUNTIME_HEADERS = ("eqrl.h", "eqrl_internal.h", "eqrl_kernels.h")
 _runtime_objects: dict[tuple[tuple[str, ...], str, bytes], bytes] = {}
 
 
@@ -174,7 +173,9 @@ def _load(policy: IntegerPolicy) -> ctypes.CDLL:
         for path, content in sources.items():
             if "/" not in path:
                 (folder / path).write_bytes(content)
-        headers = b"".join(sources[path] for path in sorted(sources) if path in _RUNTIME_HEADERS)
+        headers = b"".join(
+            sources[path] for path in sorted(sources) if path.startswith("eqrl") and path.endswith(".h")
+        )
         files = []
         for path in c_sources(sources):
             if path.startswith("eqrl_"):

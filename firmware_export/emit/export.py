@@ -11,7 +11,7 @@ from firmware_export.emit.params import params_blob, plan_params
 from firmware_export.emit.render import fill_template, params_source, program_values
 from firmware_export.emit.tflm import tflm_sources
 
-_ALWAYS = ("eqrl.h", "eqrl_internal.h", "eqrl_kernels.h", "eqrl_edges.c", "eqrl_params.c")
+_ALWAYS = ("eqrl_edges.c", "eqrl_params.c")
 
 
 def export_sources(
@@ -87,7 +87,7 @@ def runtime_sources(kernels: Iterable[str] | None = None) -> dict[str, bytes]:
     }
     if kernels is not None:
         wanted = {*kernels, *_ALWAYS}
-        found = {name: content for name, content in found.items() if name in wanted}
+        found = {name: data for name, data in found.items() if name in wanted or name.endswith(".h")}
     return dict(sorted(found.items()))
 
 

@@ -6,6 +6,7 @@
  * load of the input; an odd last one of a group is computed twice.
  */
 #include "eqrl_kernels.h"
+#include "eqrl_linear.h"
 
 /* A position of the window. Of its rows, `above` lie over the input and `below` under it; of the weights of
  * a row, `before` lie left of the input, then come `num_runs` runs that have inputs, the rest lies right.

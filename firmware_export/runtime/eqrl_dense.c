@@ -4,6 +4,7 @@
  * Two outputs at a time share each load of the input; an odd last one is computed twice.
  */
 #include "eqrl_kernels.h"
+#include "eqrl_linear.h"
 
 EQRL_CODE static void dense_row_s8(const eqrl_linear_s8 *linear, const int8_t *input, int8_t *output,
                                    uint32_t num_inputs, uint32_t num_outputs)

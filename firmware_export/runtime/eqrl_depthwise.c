@@ -4,6 +4,7 @@
  * Two output channels at a time share the loops over the window; an odd last one is computed twice.
  */
 #include "eqrl_kernels.h"
+#include "eqrl_linear.h"
 
 /* A position of the window, and what it sees. */
 typedef struct {

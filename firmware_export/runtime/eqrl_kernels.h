@@ -9,6 +9,7 @@
 #define EQRL_KERNELS_H
 
 #include "eqrl_internal.h"
+#include "eqrl_shapes.h"
 
 #ifdef __cplusplus
 extern "C" {

@@ -5,6 +5,7 @@
  * last one is computed twice.
  */
 #include "eqrl_kernels.h"
+#include "eqrl_linear.h"
 
 /* Along one axis: which elements of the kernel bring which inputs to one output. */
 typedef struct {
