@@ -19,7 +19,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 Builder = Callable[[Any], bytes]  # from the module tensorflow
 
-INT8, INT16 = "INT8", "INT16"
+INT8, INT16, FLOAT32 = "INT8", "INT16", "FLOAT32"
 TILE = 69  # its number in the schema
 
 
@@ -199,9 +199,11 @@ def upsampled_net(tf: Any) -> Any:
 
 
 def converted(tf: Any, converter: Any, shapes: dict[str, tuple[int, ...]], **how: Any) -> bytes:
-    """Quantize fully: how = dtype INT8 or INT16, edges float32, int8 or uint8, per_channel."""
+    """Quantize fully: how = dtype INT8 or INT16, edges float32, int8 or uint8, per_channel; or FLOAT32."""
     import numpy as np
 
+    if how.get("dtype") == FLOAT32:
+        return bytes(converter.convert())
     rng = np.random.default_rng(0)
     is_wide = how.get("dtype", INT8) == INT16
 
@@ -342,6 +344,33 @@ BUILDERS: dict[str, Builder] = {
     "reshaping": reshaping,
 }
 
+# In float32, with the names of tensors that the int8 twin of `BUILDERS` has; made only when named.
+FLOAT_BUILDERS: dict[str, Builder] = {
+    f"{name} float32": builder
+    for name, builder in {
+        "image": from_function(image_net, dtype=FLOAT32),
+        "depthwise": from_function(depthwise_net, dtype=FLOAT32),
+        "pools": from_function(pools_net, dtype=FLOAT32),
+        "dueling": from_function(dueling_net, dtype=FLOAT32),
+        "dueling open batch": from_keras(dueling_net, dtype=FLOAT32),
+        "actor critic": from_function(actor_critic_net, dtype=FLOAT32),
+        "two inputs": from_function(two_inputs_net, dtype=FLOAT32),
+        "activations": from_function(activations_net, dtype=FLOAT32),
+        "elu": from_function(elu_net, dtype=FLOAT32),
+        "gelu": from_function(gelu_net, dtype=FLOAT32),
+        "layer norm": from_function(layer_norm_net, dtype=FLOAT32),
+        "GRU step": from_function(gru_net, dtype=FLOAT32),
+        "LSTM step": from_function(lstm_net, dtype=FLOAT32),
+        "GRU unrolled": from_function(unrolled_net, dtype=FLOAT32),
+        "LSTM unrolled": from_function(unrolled_lstm_net, dtype=FLOAT32),
+        "normalized": from_function(normalized_net, dtype=FLOAT32),
+        "LSTM step by hand": from_function(hand_lstm_net, dtype=FLOAT32),
+        "transposed": from_function(transposed_net, dtype=FLOAT32),
+        "upsampled": with_older_tile(from_function(upsampled_net, dtype=FLOAT32)),
+        "upsampled from Keras": with_older_tile(from_keras(upsampled_net, dtype=FLOAT32)),
+    }.items()
+}
+
 
 def main(out: str, names: list[str]) -> None:
     """Make the files."""
@@ -350,7 +379,7 @@ def main(out: str, names: list[str]) -> None:
     made: dict[str, bytes | str] = {}
     for name in names or BUILDERS:
         try:
-            made[name] = BUILDERS[name](tf)
+            made[name] = (BUILDERS | FLOAT_BUILDERS)[name](tf)
         except Exception as error:  # the converter's, of any class
             made[name] = " ".join(f"{type(error).__name__}: {error}".split())[:300]
     Path(out).write_bytes(pickle.dumps(made))

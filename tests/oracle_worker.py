@@ -20,16 +20,19 @@ Answer = list[NDArray[Any]] | str  # outputs, or why there are none
 
 
 def many(options: Options, arrays: Arrays) -> tuple[Options, Arrays]:
-    """Run `cases`, a pickled list of (model, number of outputs, inputs); the reply is pickled alike."""
+    """Run `cases`, a pickled list of (model, number of outputs, inputs); the reply is pickled alike.
+
+    The kernels are the reference ones, unless the option `is_reference` is False.
+    """
     cases = pickle.loads(arrays["cases"].tobytes())
     import_runtime(options["runtime"])  # once, before the children
     answers: list[Answer] = []
     while len(answers) < len(cases):
-        answers += _in_a_child(options["runtime"], cases[len(answers) :])
+        answers += _in_a_child(options, cases[len(answers) :])
     return {}, {"answers": np.frombuffer(pickle.dumps(answers), np.uint8)}
 
 
-def _in_a_child(runtime: str, cases: Sequence[Any]) -> list[Answer]:
+def _in_a_child(options: Options, cases: Sequence[Any]) -> list[Answer]:
     """Return the answers up to and with that of the first case that ends the process."""
     source, target = os.pipe()
     child = os.fork()
@@ -37,7 +40,7 @@ def _in_a_child(runtime: str, cases: Sequence[Any]) -> list[Answer]:
         os.close(source)
         with os.fdopen(target, "wb") as pipe:
             for case in cases:
-                pickle.dump(_answer(runtime, *case), pipe)
+                pickle.dump(_answer(options, *case), pipe)
                 pipe.flush()
         os._exit(0)
     os.close(target)
@@ -50,9 +53,10 @@ def _in_a_child(runtime: str, cases: Sequence[Any]) -> list[Answer]:
     return answers
 
 
-def _answer(runtime: str, model: bytes, num_outputs: int, inputs: list[NDArray[Any]]) -> Answer:
+def _answer(options: Options, model: bytes, num_outputs: int, inputs: list[NDArray[Any]]) -> Answer:
+    runtime, is_reference = options["runtime"], options.get("is_reference", True)
     try:
-        interpreter = open_interpreter(runtime, model, is_reference=True, num_outputs=num_outputs)
+        interpreter = open_interpreter(runtime, model, is_reference=is_reference, num_outputs=num_outputs)
         return run_rows(interpreter, inputs)
     except Exception as error:
         return " ".join(f"{type(error).__name__}: {error}".split())

@@ -35,9 +35,13 @@ def answers(runtime: str, tflite: bytes, *inputs: NDArray[Any]) -> list[NDArray[
     return result
 
 
-def many_answers(runtime: str, cases: Sequence[Case]) -> list[Answer]:
-    """Return what `answers` would for each case; a network that the runtime cannot run gives its message."""
+def many_answers(runtime: str, cases: Sequence[Case], *, is_reference: bool = True) -> list[Answer]:
+    """Return what `answers` would for each case; a network that the runtime cannot run gives its message.
+
+    is_reference  False for the optimized kernels, which are more
+    """
     results: list[Answer] = []
+    options = {"runtime": runtime, "is_reference": is_reference}
     for start in range(0, len(cases), _CASES_AT_ONCE):
         some = [
             (tflite, len(parse_tflite(tflite).outputs), list(inputs))
@@ -45,7 +49,7 @@ def many_answers(runtime: str, cases: Sequence[Case]) -> list[Answer]:
         ]
         packed = np.frombuffer(pickle.dumps(some), np.uint8)
         try:
-            _, reply = _worker(runtime).call("many", {"runtime": runtime}, {"cases": packed})
+            _, reply = _worker(runtime).call("many", options, {"cases": packed})
         except MissingToolError as missing:
             skip_unless_ci(runtime, missing)
         results += pickle.loads(reply["answers"].tobytes())

@@ -46,7 +46,7 @@ def fold(
 
 def is_moving(op: OperatorInfo) -> bool:
     """Tell whether an operator only moves values, so that quantized ones stay what they are."""
-    return op.name in _MOVES
+    return op.name in MOVES
 
 
 def _shape(_: OperatorInfo, operands: Sequence[Values], __: Sequence[TensorInfo]) -> list[Values]:
@@ -204,7 +204,7 @@ def _list(values: Values) -> list[int]:
 _Function = Callable[[OperatorInfo, Sequence[Values], Sequence[TensorInfo]], list[Values]]
 _OF_SHAPES = {"SHAPE", "RANK", "ZEROS_LIKE"}  # their inputs need not be constants
 _CASTING = {"SHAPE", "RANK", "ZEROS_LIKE", "RANGE", "BROADCAST_ARGS", "QUANTIZE"}  # int64 or float64 so far
-_MOVES: dict[str, _Function] = {
+MOVES: dict[str, _Function] = {
     "RESHAPE": _reshape,
     "SQUEEZE": _reshape,
     "EXPAND_DIMS": _reshape,
@@ -222,7 +222,7 @@ _MOVES: dict[str, _Function] = {
     "TILE": _tile,
 }
 _FUNCTIONS: dict[str, _Function] = {
-    **_MOVES,
+    **MOVES,
     "SHAPE": _shape,
     "RANK": _rank,
     "ZEROS_LIKE": _zeros_like,

@@ -67,13 +67,18 @@ class Graph:
     outputs: tuple[FileEdge, ...]
 
 
-def simplify(model: TFLiteModel) -> Graph:
-    """Find the integer graph in a file; DataError where the file contradicts itself."""
+def fold_constants(model: TFLiteModel) -> TFLiteModel:
+    """Return the model with unique names, and what depends on constants and shapes alone computed."""
     model = with_unique_names(model)
     _require_bounded(model)
-    model = _with_int8_constants(_folded(model))
+    model = _folded(model)
     _require_inputs(model)
-    model = with_integer_moves(model)
+    return model
+
+
+def simplify(model: TFLiteModel) -> Graph:
+    """Find the integer graph in a file; DataError where the file contradicts itself."""
+    model = with_integer_moves(_with_int8_constants(fold_constants(model)))
     readers, writers = _users(model)
     inner_inputs = {i: _behind_quantize(model, i, readers[i]) for i in model.inputs}
     inner_outputs = {i: _before_conversion(model, i, writers[i]) for i in model.outputs}
@@ -92,11 +97,22 @@ def simplify(model: TFLiteModel) -> Graph:
     inner = with_float_runs(replace(model, operators=tuple(operators)))
     live = replace(
         inner,
-        operators=_live(inner.operators, outputs),
+        operators=live_operators(inner.operators, outputs),
         inputs=tuple(inputs),
         outputs=tuple(dict.fromkeys(outputs)),
     )
     return Graph(live, *edges)
+
+
+def live_operators(operators: Sequence[OperatorInfo], outputs: Sequence[int]) -> tuple[OperatorInfo, ...]:
+    """Drop operators that no output depends on."""
+    needed = set(outputs)
+    live = []
+    for op in reversed(operators):
+        if needed & set(op.outputs):
+            needed |= set(op.inputs)
+            live.append(op)
+    return tuple(reversed(live))
 
 
 def _require_bounded(model: TFLiteModel) -> None:
@@ -258,14 +274,3 @@ def _edge(model: TFLiteModel, file: int, ours: int) -> FileEdge:
     if len(inner.scales) == 1:
         scale, zero_point = float(inner.scales[0]), int(inner.zero_points[0])
     return FileEdge(inner.name, outer.dtype, outer.shape, scale, zero_point)
-
-
-def _live(operators: Sequence[OperatorInfo], outputs: list[int]) -> tuple[OperatorInfo, ...]:
-    """Drop operators that no output depends on."""
-    needed = set(outputs)
-    live = []
-    for op in reversed(operators):
-        if needed & set(op.outputs):
-            needed |= set(op.inputs)
-            live.append(op)
-    return tuple(reversed(live))

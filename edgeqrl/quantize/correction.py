@@ -6,7 +6,6 @@ al., arXiv:1906.04721, section 4.2, with real observations in place of batch sta
 stays a standard `.tflite`: only bias values change.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -14,21 +13,15 @@ from numpy.typing import NDArray
 
 from edgeqrl.errors import ConverterError
 from edgeqrl.network.edges import ObservationEdge, quantize_observations
+from edgeqrl.network.float_reference import FloatReference
 from edgeqrl.network.ir import IntegerNetwork
 from edgeqrl.network.layers import Dense, accumulator_bound
 from edgeqrl.network.read_tflite import parse_tflite, read_tflite, replace_buffers
 from edgeqrl.network.tflite_model import OperatorInfo, TFLiteModel, tensors_sharing
 
 _INT32_MAX = 2**31 - 1
-_FLOAT_FUNCTIONS: dict[str, Callable[[NDArray[np.float32]], NDArray[np.float32]]] = {
-    "NONE": lambda x: x,
-    "RELU": lambda x: np.maximum(x, np.float32(0)),
-    "RELU6": lambda x: np.clip(x, np.float32(0), np.float32(6)),
-    "RELU_N1_TO_1": lambda x: np.clip(x, np.float32(-1), np.float32(1)),
-    "TANH": np.tanh,
-    "LOGISTIC": lambda x: np.float32(0.5) * np.tanh(np.float32(0.5) * x) + np.float32(0.5),
-    "RESHAPE": lambda x: x,
-}
+_ACTIVATIONS = {"NONE", "RELU", "RELU6", "RELU_N1_TO_1", "TANH", "LOGISTIC"}
+_CHAIN = {"FULLY_CONNECTED", "RESHAPE", *_ACTIVATIONS}
 
 
 def correct_biases(tflite_int8: bytes, tflite_float: bytes, observations: NDArray[np.float32]) -> bytes:
@@ -42,7 +35,7 @@ def correct_biases(tflite_int8: bytes, tflite_float: bytes, observations: NDArra
     """
     model = parse_tflite(tflite_int8)
     network = read_tflite(tflite_int8)
-    exact = dense_sums(parse_tflite(tflite_float), observations)
+    exact = dense_sums(FloatReference(tflite_float), observations)
     operators = [op for op in model.operators if op.name == "FULLY_CONNECTED"]
     layers = [layer for layer in network.layers if isinstance(layer, Dense)]
     shapes = [layer.weights.shape[0] for layer in layers]
@@ -68,45 +61,25 @@ def correct_biases(tflite_int8: bytes, tflite_float: bytes, observations: NDArra
 def is_correctable(tflite_float: bytes) -> bool:
     """Tell whether a float network is a chain of what correction knows: dense layers and activations."""
     model = parse_tflite(tflite_float)
-    known = {"FULLY_CONNECTED", *_FLOAT_FUNCTIONS}
     chain = [op.inputs[0] for op in model.operators] == [
         *model.inputs,
         *(op.outputs[0] for op in model.operators[:-1]),
     ]
-    return chain and all(
-        op.name in known and op.fused_activation in _FLOAT_FUNCTIONS for op in model.operators
-    )
+    return chain and all(op.name in _CHAIN and op.fused_activation in _ACTIVATIONS for op in model.operators)
 
 
-def dense_sums(model: TFLiteModel, observations: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-    """Run a float network; return what each FULLY_CONNECTED gives before its activation, [N, out]."""
-    values: dict[int, NDArray[np.float32]] = {model.inputs[0]: observations.reshape(len(observations), -1)}
-    found = []
-    for operator in model.operators:
-        source = values[operator.inputs[0]]
-        if operator.name == "FULLY_CONNECTED":
-            source = _float_dense(model, operator, source)
-            found.append(source)
-        name = operator.fused_activation if operator.name == "FULLY_CONNECTED" else operator.name
-        if name not in _FLOAT_FUNCTIONS:
-            raise ConverterError(
-                f"The float network holds {name}, which bias correction does not know. "
-                "Convert with --no-rewrites."
-            )
-        values[operator.outputs[0]] = _FLOAT_FUNCTIONS[name](source)
+def dense_sums(reference: FloatReference, observations: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    """Run a float network; return what each FULLY_CONNECTED gives before its activation, [rows, out]."""
+    ((name, shape),) = reference.inputs.items()
+    dense = {layer.name for layer in reference.layers if layer.operator == "FULLY_CONNECTED"}
+    found: list[NDArray[np.float32]] = []
+
+    def collect(name: str, sums: NDArray[np.float32]) -> None:
+        if name in dense:
+            found.append(sums.reshape(-1, sums.shape[-1]))
+
+    reference.run({name: observations.reshape(len(observations), *shape)}, on_sums=collect)
     return found
-
-
-def _float_dense(
-    model: TFLiteModel, operator: OperatorInfo, source: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    weights = model.tensors[operator.inputs[1]]
-    if weights.dtype != "FLOAT32" or not weights.is_constant or source.shape[1] != weights.shape[1]:
-        raise ConverterError("The float network's layers have another form than dense ones.")
-    sums = source @ weights.values().astype(np.float32).T
-    if len(operator.inputs) > 2 and operator.inputs[2] >= 0:
-        sums = sums + model.tensors[operator.inputs[2]].values().astype(np.float32)
-    return sums
 
 
 def _corrected(
