@@ -1,8 +1,14 @@
+import os
+import signal
+import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +28,7 @@ from firmware_export.emit.params import build_params
 from firmware_export.emulators import unicorn_engine
 from tests.c_policies import random_observations, random_policy
 from tests.firmware import BOARDS, board, firmware, policy
-from tests.tflite_writer import random_dense_tflite
+from tests.tflite_writer import TFLiteWriter, random_dense_tflite
 
 CORES = ("cortex-m0plus", "cortex-m4", "rv32imac")
 
@@ -37,6 +43,18 @@ def worker_of(device: EmulatedPolicy) -> subprocess.Popen[bytes]:
     engine = device.emulated._process
     assert isinstance(engine, unicorn_engine.EmulatorProcess)
     return engine._process
+
+
+def added_inputs_tflite(count: int) -> bytes:
+    """Write a network that adds `count` inputs."""
+    writer = TFLiteWriter()
+    inputs = [writer.tensor(f"input_{i}", (1, 3), scale=0.02, zero_point=i) for i in range(count)]
+    total = inputs[0]
+    for i, term in enumerate(inputs[1:]):
+        after = writer.tensor(f"sum_{i}", (1, 3), scale=0.05)
+        writer.operator("ADD", [total, term], [after])
+        total = after
+    return writer.finish(inputs, [total])
 
 
 def require_same_answers(
@@ -186,6 +204,80 @@ def test_silent_emulator_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DeviceError, match="stopped answering"):
         process.request("call", {"function": 0x20000000, "arguments": [], "chunks": []}, b"")
     process.close()
+
+
+def test_emulator_that_does_not_read_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    process = unicorn_engine.EmulatorProcess()
+    os.kill(process._process.pid, signal.SIGSTOP)
+    monkeypatch.setattr(unicorn_engine, "_TIMEOUT_S", 0.2)
+    with pytest.raises(DeviceError, match="stopped answering"):
+        process.request("call", {}, bytes(2**20))  # more than any pipe holds
+    process.close()
+    assert process._process.returncode == -signal.SIGKILL
+
+
+def test_answers_may_come_in_pieces() -> None:
+    source, target = os.pipe()
+    content = bytes(range(256)) * 1000  # more than one read takes
+    frame = struct.pack("<II", 8, len(content)) + b'{"a": 1}' + content
+
+    def write() -> None:
+        for start, end in ((0, 3), (3, 8), (8, 20), (20, len(frame))):
+            os.write(target, frame[start:end])
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        assert unicorn_engine._receive(source, time.monotonic() + 60) == ({"a": 1}, content)
+    finally:
+        writer.join()
+        os.close(source)
+        os.close(target)
+
+
+def test_a_batch_is_one_request_and_starts_no_thread(
+    device: EmulatedPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    process = device.emulated._process
+    ask = process.request
+
+    def request(kind: str, header: Mapping[str, Any], payload: bytes) -> Any:
+        asked.append(kind)
+        return ask(kind, header, payload)
+
+    def start(_: threading.Thread) -> None:
+        raise AssertionError("a thread was started")
+
+    monkeypatch.setattr(process, "request", request)
+    monkeypatch.setattr(threading.Thread, "start", start)
+    device.step(random_observations(np.random.default_rng(5), policy(), 64))
+    assert asked == ["map"]
+
+
+def test_rows_together_and_one_by_one_give_the_same(device: EmulatedPolicy) -> None:
+    observations = random_observations(np.random.default_rng(6), policy(), 20)
+    together, flags = device.step(observations)
+    alone = [device.step(observations[row : row + 1]) for row in range(20)]
+    np.testing.assert_array_equal(together, np.concatenate([actions for actions, _ in alone]))
+    np.testing.assert_array_equal(flags, np.concatenate([found for _, found in alone]))
+
+
+@pytest.mark.parametrize("core", CORES)
+def test_arguments_beyond_the_registers_lie_on_the_stack_for_every_row(core: str) -> None:
+    rng = np.random.default_rng(7)
+    tflite = added_inputs_tflite(9)  # state, inputs and output: eleven arguments
+    network = read_tflite(tflite)
+    inputs = {
+        name: rng.integers(-128, 128, (12, *network.tensors[name].shape)).astype(np.int8)
+        for name in network.inputs
+    }
+    with open_network(tflite, core) as opened:
+        answers = opened.run(inputs)
+        again = opened.run({name: rows[3:5] for name, rows in inputs.items()})
+    for output, expected in Reference(network).run(inputs).items():
+        np.testing.assert_array_equal(answers[output], expected)
+        np.testing.assert_array_equal(again[output], expected[3:5])
 
 
 def test_closing_ends_the_process_and_can_be_repeated() -> None:

@@ -32,6 +32,8 @@ def worker() -> Iterator[Worker]:
         np.arange(6, dtype=np.float32).reshape(2, 3).T,
         np.array([np.nan, np.inf, -0.0], np.float32),
         np.array([True, False]),
+        np.array(["text", "π"]),
+        np.arange(3, dtype=">i4"),
         np.ones(3_000_000, np.int8),  # larger than any pipe buffer
     ],
     ids=lambda values: f"{values.dtype}{list(values.shape)}",
@@ -43,6 +45,25 @@ def test_arrays_come_back_bit_for_bit(worker: Worker, values: np.ndarray) -> Non
     assert arrays["a"].dtype == values.dtype
     assert arrays["a"].shape == values.shape
     assert arrays["a"].tobytes() == values.tobytes()
+
+
+def test_arrays_that_come_back_can_be_changed(worker: Worker) -> None:
+    (values,) = worker.call("echo", {}, {"a": np.zeros(3, np.float32)})[1].values()
+    values += 1
+    assert values.tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [np.array([None]), np.zeros(2, [("a", "i4"), ("b", "f4")]), np.array(["2026-01-01"], "datetime64[D]")],
+    ids=["objects", "structs", "dates"],
+)
+def test_arrays_of_other_kinds_are_refused(values: np.ndarray) -> None:
+    with (
+        Worker("tests.echo_worker", name="echo") as worker,
+        pytest.raises(ValueError, match="cannot travel"),
+    ):
+        worker.call("echo", {}, {"a": values})
 
 
 def test_what_a_library_prints_does_not_break_the_frames(worker: Worker) -> None:

@@ -4,7 +4,7 @@ There, because tflite-runtime dies with bad_alloc after TensorFlow was imported,
 to standard error, and because a crash in their C++ then ends this process and not the user's.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,7 +15,7 @@ from edgeqrl.errors import MissingToolError
 
 _TFLM_ARENA_BYTES = 2**20  # beside what the model's own size asks for
 
-Row = list[NDArray[Any]]  # one sample: a tensor an input or output
+Row = Sequence[NDArray[Any]]  # one sample: a tensor an input or output
 
 
 class RowInterpreter(Protocol):
@@ -43,7 +43,7 @@ def run_rows(interpreter: RowInterpreter, inputs: list[NDArray[Any]]) -> list[ND
 
     Outputs are [N, *shape]; a first axis of 1 that the file gives them is the samples'.
     """
-    rows = [interpreter.run_row([values[i : i + 1] for values in inputs]) for i in range(len(inputs[0]))]
+    rows = [interpreter.run_row(row) for row in zip(*inputs, strict=True)]
     columns = zip(*rows, strict=True)
     return [np.concatenate(c) if c[0].shape[:1] == (1,) else np.stack(c) for c in columns]
 
@@ -58,7 +58,7 @@ class _LiteInterpreter:
         )
         self._interpreter.allocate_tensors()
         details = self._interpreter.get_input_details()
-        self._inputs = [(detail["index"], detail["shape"]) for detail in details]
+        self._inputs = [(detail["index"], tuple(detail["shape"].tolist())) for detail in details]
         self._outputs = [detail["index"] for detail in self._interpreter.get_output_details()]
 
     def run_row(self, inputs: Row) -> Row:
@@ -75,11 +75,12 @@ class _MicroInterpreter:
         arena = _TFLM_ARENA_BYTES + 4 * len(model)
         self._interpreter = module.Interpreter.from_bytes(model, arena_size=arena)
         self._num_outputs = num_outputs
-        self._shapes: list[NDArray[Any]] = []  # of the inputs, once one sample was seen
+        self._shapes: list[tuple[int, ...]] = []  # of the inputs, once one sample was seen
 
     def run_row(self, inputs: Row) -> Row:
         if not self._shapes:
-            self._shapes = [self._interpreter.get_input_details(i)["shape"] for i in range(len(inputs))]
+            details = [self._interpreter.get_input_details(i) for i in range(len(inputs))]
+            self._shapes = [tuple(detail["shape"].tolist()) for detail in details]
         for position, (values, shape) in enumerate(zip(inputs, self._shapes, strict=True)):
             self._interpreter.set_input(values.reshape(shape), position)
         self._interpreter.invoke()

@@ -1,8 +1,7 @@
 """A library in a Python process of its own: requests and replies are frames over its pipes.
 
 For libraries that crash, that do not share a process with others, or whose licence keeps them apart.
-A frame is JSON options and named arrays, with every length in front; arrays travel in NumPy's npy
-format without pickle. The parent:
+A frame is a JSON header with its length in front, then the bytes of the arrays that it names. The parent:
 
     with Worker("package.some_worker", name="converter") as worker:
         options, arrays = worker.call("run", {"samples": 3}, {"inputs": inputs})
@@ -23,7 +22,7 @@ import tempfile
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from io import BytesIO
+from math import prod
 from typing import IO, Any, Self
 
 import numpy as np
@@ -36,9 +35,8 @@ Options = dict[str, Any]  # JSON values
 Arrays = dict[str, NDArray[Any]]
 Handler = Callable[[Options, Arrays], tuple[Options, Arrays]]
 
-_HEADER = struct.Struct("<II")  # bytes of JSON, number of arrays
-_LENGTH = struct.Struct("<Q")  # bytes of one array in npy format
-_MAX_ARRAYS = 4096
+_LENGTH = struct.Struct("<Q")  # bytes of JSON
+_KINDS = "biufcSU"  # of arrays: those whose type is told by dtype.str, and that hold no objects
 _MAX_BYTES = 2**33
 _SECONDS_TO_EXIT = 2.0
 _MAX_LOG_BYTES = 2**16  # of standard error that are looked at, from its end
@@ -185,29 +183,28 @@ def _rebuild(reply: Options, death: type[EdgeQRLError], name: str, words: str) -
 
 
 def _write_frame(target: IO[bytes], message: Options, arrays: Mapping[str, NDArray[Any]]) -> None:
-    text = json.dumps({**message, "names": list(arrays)}).encode()
-    parts = [_HEADER.pack(len(text), len(arrays)), text]
-    for values in arrays.values():
-        body = BytesIO()
-        np.save(body, np.asanyarray(values), allow_pickle=False)
-        parts += [_LENGTH.pack(body.tell()), body.getvalue()]
-    target.write(b"".join(parts))
+    values = [np.asarray(array) for array in arrays.values()]
+    if any(array.dtype.kind not in _KINDS for array in values):
+        raise ValueError(f"arrays of {sorted({array.dtype.kind for array in values})} cannot travel")
+    described = [(name, array.dtype.str, array.shape) for name, array in zip(arrays, values, strict=True)]
+    text = json.dumps({**message, "arrays": described}).encode()
+    target.write(b"".join([_LENGTH.pack(len(text)), text, *(array.tobytes() for array in values)]))
     target.flush()
 
 
 def _read_frame(source: IO[bytes]) -> tuple[Options, Arrays]:
-    num_bytes, num_arrays = _HEADER.unpack(_read_exactly(source, _HEADER.size))
-    if num_bytes > _MAX_BYTES or num_arrays > _MAX_ARRAYS:
+    (length,) = _LENGTH.unpack(_read_exactly(source, _LENGTH.size))
+    if length > _MAX_BYTES:
         raise ValueError("not a frame")
-    message = json.loads(_read_exactly(source, num_bytes))
-    bodies = []
-    for _ in range(num_arrays):
-        (length,) = _LENGTH.unpack(_read_exactly(source, _LENGTH.size))
-        if length > _MAX_BYTES:
+    message = json.loads(_read_exactly(source, length))
+    arrays = {}
+    for name, kind, shape in message.pop("arrays"):
+        dtype = np.dtype(kind)
+        if dtype.kind not in _KINDS or dtype.itemsize * prod(shape) > _MAX_BYTES:
             raise ValueError("not a frame")
-        body = BytesIO(_read_exactly(source, length))
-        bodies.append(np.load(body, allow_pickle=False))
-    return message, dict(zip(message.pop("names"), bodies, strict=True))
+        body = bytearray(_read_exactly(source, dtype.itemsize * prod(shape)))  # so that it can be written
+        arrays[name] = np.frombuffer(body, dtype).reshape(shape) if body else np.empty(shape, dtype)
+    return message, arrays
 
 
 def _read_exactly(source: IO[bytes], num_bytes: int) -> bytes:

@@ -2,11 +2,12 @@
 
 import json
 import os
+import select
 import struct
 import subprocess
 import sys
 import tempfile
-import threading
+import time
 import weakref
 from collections.abc import Mapping
 from contextlib import suppress
@@ -20,6 +21,7 @@ from firmware_export.elf import Elf
 
 _WORKER = Path(__file__).with_name("unicorn_worker.py")
 _FRAME = struct.Struct("<II")
+_MAX_PART = 2**16  # bytes read at once
 _TIMEOUT_S = 120.0  # of one request; a worker that is silent for longer is ended
 _SECONDS_TO_EXIT = 2.0
 
@@ -82,15 +84,17 @@ class EmulatorProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
+            bufsize=0,
             env=dict(os.environ),
             start_new_session=True,  # Ctrl-C reaches the parent, and the parent ends the child
         )
+        for stream in (self._process.stdin, self._process.stdout):
+            assert stream is not None
+            os.set_blocking(stream.fileno(), False)  # _await waits, but not for ever
         self._finalizer = weakref.finalize(self, _stop, self._process, self._log)
 
     def request(self, kind: str, header: Mapping[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
         """Send one request and return the reply; raises DeviceError on a fault, silence or death."""
-        watchdog = threading.Timer(_TIMEOUT_S, self._process.kill)
-        watchdog.start()
         try:
             reply, content = self._exchange(kind, header, payload)
         except (OSError, EOFError) as error:
@@ -101,8 +105,6 @@ class EmulatorProcess:
         except BaseException:
             self.close()  # a reply may be half read
             raise
-        finally:
-            watchdog.cancel()
         if "error" in reply:
             raise DeviceError(f"The emulated core stopped: {reply['error']}.")
         return reply, content
@@ -115,12 +117,10 @@ class EmulatorProcess:
         source, target = self._process.stdout, self._process.stdin
         assert source is not None
         assert target is not None
+        deadline = time.monotonic() + _TIMEOUT_S
         text = json.dumps({"request": kind, **header}).encode()
-        target.write(_FRAME.pack(len(text), len(payload)) + text + payload)
-        target.flush()
-        lengths = _read(source, _FRAME.size)
-        header_bytes, payload_bytes = _FRAME.unpack(lengths)
-        return json.loads(_read(source, header_bytes)), _read(source, payload_bytes)
+        _send(target.fileno(), _FRAME.pack(len(text), len(payload)) + text + payload, deadline)
+        return _receive(source.fileno(), deadline)
 
     def _last_words(self) -> str:
         self._log.seek(0)
@@ -128,11 +128,36 @@ class EmulatorProcess:
         return f" ({lines[-1]})" if lines else ""
 
 
-def _read(source: IO[bytes], size: int) -> bytes:
-    data = source.read(size)
-    if len(data) != size:
-        raise EOFError
-    return data
+def _send(target: int, frame: bytes, deadline: float) -> None:
+    left = memoryview(frame)
+    while left:
+        try:
+            left = left[os.write(target, left) :]
+        except BlockingIOError:
+            _await(target, select.POLLOUT, deadline)
+
+
+def _receive(source: int, deadline: float) -> tuple[dict[str, Any], bytes]:
+    """Read the one frame that answers a request: nothing follows it."""
+    frame, lengths = bytearray(), (0, 0)
+    while len(frame) < _FRAME.size + sum(lengths):
+        _await(source, select.POLLIN, deadline)
+        part = os.read(source, _MAX_PART)
+        if not part:
+            raise EOFError
+        frame += part
+        if len(frame) >= _FRAME.size:
+            lengths = _FRAME.unpack_from(frame)
+    split = _FRAME.size + lengths[0]
+    return json.loads(frame[_FRAME.size : split]), bytes(frame[split:])
+
+
+def _await(pipe: int, event: int, deadline: float) -> None:
+    """Wait until a pipe can be read or written; raises TimeoutError after `deadline`."""
+    waiting = select.poll()
+    waiting.register(pipe, event)
+    if not waiting.poll(max(0.0, 1000.0 * (deadline - time.monotonic()))):
+        raise TimeoutError
 
 
 def _stop(process: subprocess.Popen[bytes], log: IO[bytes]) -> None:

@@ -27,6 +27,7 @@ _PAINT = 0xA5
 _SET, _CLEAR = 0x2000, 0x3000  # RP2040: aliases of a register block
 
 Header = dict[str, Any]
+Ends = tuple[int, int, int]  # where a row goes, where its output lies, bytes of the output
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ class Machine:
             self.uc.mem_map(low, -(-(start + size - low) // _PAGE) * _PAGE)
         self.uc.mem_map(_RETURN_ADDRESS, _PAGE)
         self.uc.mem_map(_SYSTEM_CONTROL, _PAGE)
+        self._entry: tuple[tuple[tuple[int, ...], int], Any] | None = None  # of the last map: its registers
 
     def write(self, chunks: list[list[int]], payload: bytes) -> None:
         """Write consecutive parts of `payload` to [address, size] chunks."""
@@ -95,24 +97,57 @@ class Machine:
 
     def call(self, function: int, arguments: tuple[int, ...], stack_top: int) -> int:
         """Call a function with integer arguments and return its result as a signed number."""
+        sp = self.entry_sp(arguments, stack_top)
+        self._enter(arguments, sp)
+        self.uc.mem_write(sp, self._stacked(arguments))
+        return self._run(function)
+
+    def map(
+        self, function: int, arguments: tuple[int, ...], stack_top: int, rows: list[bytes], ends: Ends
+    ) -> bytes:
+        """Call for each of the rows; return all outputs, then int32 results.
+
+        The registers at the entry are the same each time, so one copy of them serves all rows.
+        """
+        sp, stacked = self.entry_sp(arguments, stack_top), self._stacked(arguments)
+        if self._entry is None or self._entry[0] != (arguments, sp):
+            self._enter(arguments, sp)
+            self._entry = ((arguments, sp), self.uc.context_save())
+        registers = self._entry[1]
+        write, read, restore, run = self.uc.mem_write, self.uc.mem_read, self.uc.context_restore, self._run
+        source, target, size = ends
+        outputs, results = [], array("i")
+        for row in rows:
+            write(source, row)
+            if stacked:
+                write(sp, stacked)  # the callee may have changed what was there
+            restore(registers)
+            results.append(run(function))
+            outputs.append(read(target, size))
+        return b"".join(outputs) + results.tobytes()
+
+    def entry_sp(self, arguments: tuple[int, ...], stack_top: int) -> int:
+        """Return SP at the entry of a call: arguments beyond the registers lie there, aligned."""
+        return stack_top - len(self._stacked(arguments)) & -self.abi.stack_alignment
+
+    def _stacked(self, arguments: tuple[int, ...]) -> bytes:
+        beyond = arguments[len(self.abi.arguments) :]
+        return b"".join((value & 0xFFFFFFFF).to_bytes(4, "little") for value in beyond)
+
+    def _enter(self, arguments: tuple[int, ...], sp: int) -> None:
         uc, abi = self.uc, self.abi
         for register, value in zip(abi.arguments, arguments, strict=False):
             uc.reg_write(register, value)
-        sp = self.entry_sp(arguments, stack_top)
-        for index, value in enumerate(arguments[len(abi.arguments) :]):
-            uc.mem_write(sp + 4 * index, (value & 0xFFFFFFFF).to_bytes(4, "little"))
         uc.reg_write(abi.sp, sp)
         uc.reg_write(abi.link, _RETURN_ADDRESS | abi.thumb_bit)
+
+    def _run(self, function: int) -> int:
+        uc, abi = self.uc, self.abi
         uc.emu_start(function | abi.thumb_bit, _RETURN_ADDRESS)
         if uc.reg_read(abi.pc) & ~1 != _RETURN_ADDRESS:
             raise RuntimeError(f"stopped at {uc.reg_read(abi.pc):#x} instead of returning")
         result: int = uc.reg_read(abi.result)
         return result - 2**32 if result >> 31 else result
-
-    def entry_sp(self, arguments: tuple[int, ...], stack_top: int) -> int:
-        """Return SP at the entry of a call: arguments beyond the registers lie there, aligned."""
-        beyond = 4 * max(0, len(arguments) - len(self.abi.arguments))
-        return stack_top - beyond & -self.abi.stack_alignment
 
 
 class Worker:
@@ -139,17 +174,11 @@ class Worker:
 
     def map(self, header: Header, payload: bytes) -> tuple[Header, bytes]:
         """Write each row to `input`, call, read `output`; return outputs, then int32 results."""
-        machine, stack_top = self._playing(), self._load["stack_top"]
-        source, target = header["input"], header["output"]
-        in_bytes, out_bytes = header["input_bytes"], header["output_bytes"]
+        size = header["input_bytes"]
+        rows = [payload[start : start + size] for start in range(0, len(payload), size)]
+        ends = (header["input"], header["output"], header["output_bytes"])
         function, arguments = header["function"], tuple(header["arguments"])
-        outputs, results = [], array("i")
-        write, read, call = machine.uc.mem_write, machine.uc.mem_read, machine.call
-        for row in range(header["count"]):
-            write(source, payload[row * in_bytes : (row + 1) * in_bytes])
-            results.append(call(function, arguments, stack_top))
-            outputs.append(bytes(read(target, out_bytes)))
-        return {}, b"".join(outputs) + results.tobytes()
+        return {}, self._playing().map(function, arguments, self._load["stack_top"], rows, ends)
 
     def profile(self, header: Header, payload: bytes) -> tuple[Header, bytes]:
         """Call one function on a copy of the machine, counting everything."""
