@@ -54,6 +54,7 @@ benchmarks: setup
 	@TF_CPP_MIN_LOG_LEVEL=2 TF_ENABLE_ONEDNN_OPTS=0 $(BIN)/python benchmarks/rollout.py
 	@$(BIN)/python benchmarks/convert.py
 	@$(BIN)/python benchmarks/startup.py
+	@$(BIN)/python benchmarks/verdict.py --plots docs/images --page docs/calibration.md
 
 clean:
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis
