@@ -10,9 +10,12 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from rich.console import Console
 
+from edgeqrl.cli.loss_plot import window_of
 from edgeqrl.cli.show import print_conversion
 from edgeqrl.network.supported_ops import markdown
 from edgeqrl.zoo import zoo_agents
@@ -20,6 +23,7 @@ from edgeqrl.zoo import zoo_agents
 ROOT = Path(__file__).parent.parent
 DEMO = ROOT / "build" / "lunarlander"
 COMMAND = "edgeqrl convert zoo:lunarlander-dqn --env LunarLander-v3 --board mps2-an386 -o build/lunarlander"
+BLUE, ORANGE, GREEN, RED = "#4c72b0", "#dd8452", "#55a868", "#c44e52"
 FILES = ("policy.tflite", "src/", "firmware/", "golden.npz", "report.json", "manifest.json")
 
 
@@ -42,16 +46,21 @@ def filled(text: str, marker: str, content: str) -> str:
     return new
 
 
+def read_demo() -> dict[str, Any]:
+    """Return the report that `make demo` left."""
+    return dict(json.loads((DEMO / "report.json").read_text()))
+
+
 def draw_demo(console: Console) -> None:
     """Print what `convert` prints, from the report that it left."""
-    report = json.loads((DEMO / "report.json").read_text())
+    report = read_demo()
     console.print(f"[bold]$[/] {COMMAND}\n", soft_wrap=True, highlight=False)
     title = "zoo:lunarlander-dqn in LunarLander-v3"
     print_conversion(title, report, "build/lunarlander", FILES, console=console)
 
 
-def returns_picture() -> str:
-    """Return an SVG: every episode's return, float beside int8, and the mean loss against the margin."""
+def returns_picture(report: dict[str, Any]) -> str:
+    """Return an SVG: every episode's return, float beside int8, and every pair's loss against the margin."""
     import matplotlib as mpl
 
     mpl.use("svg")
@@ -59,39 +68,42 @@ def returns_picture() -> str:
     mpl.rcParams.update({"axes.spines.top": False, "axes.spines.right": False})
     from matplotlib import pyplot as plt
 
-    report = json.loads((DEMO / "report.json").read_text())
-    detail, drop = report["episodes_detail"], report["return_drop"]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 2.8), width_ratios=(3, 2), layout="constrained")
-    for key, label, colour in (
-        ("float_return", "float", "#4c72b0"),
-        ("quantized_return", "int8", "#dd8452"),
-    ):
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 2.8), width_ratios=(1, 1), layout="constrained")
+    detail = report["episodes_detail"]
+    for key, label, colour in (("float_return", "float", BLUE), ("quantized_return", "int8", ORANGE)):
         returns = sorted(detail[key])
         share = [100 * (rank + 1) / len(returns) for rank in range(len(returns))]
         left.step(returns, share, color=colour, label=label, where="post")
     left.set(xlabel="episode return", ylabel="% of episodes below", ylim=(0, 100))
     left.set_title(f"LunarLander-v3, {report['episodes']} episodes on the same seeds", loc="left")
     left.legend(frameon=False, loc="upper left")
-    right.axvspan(report["margin"], 1.6 * report["margin"], color="#c44e52", alpha=0.15, lw=0)
-    right.axvline(report["margin"], color="#c44e52", lw=1)
-    right.axvline(0, color="0.6", lw=0.8)
-    right.errorbar(
-        drop["mean"],
-        0,
-        xerr=[[drop["mean"] - drop["low"]], [drop["high"] - drop["mean"]]],
-        fmt="o",
-        color="#55a868",
-        capsize=5,
-        lw=2,
-    )
-    right.text(report["margin"], 0.75, " margin", color="#c44e52", va="center")
-    right.text(drop["mean"], 0.25, report["verdict"], color="#55a868", ha="center", weight="bold")
-    right.set(yticks=[], ylim=(-1, 1), xlim=(-0.6 * report["margin"], 1.6 * report["margin"]))
-    right.set(xlabel="mean return lost by int8, with its interval")
-    right.spines[["left", "right"]].set_visible(False)
+    _draw_losses(right, report)
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
+    plt.close(figure)
     return buffer.getvalue()
+
+
+def _draw_losses(axes: Any, report: dict[str, Any]) -> None:
+    """Draw what the terminal's plot shows: the pairs, the margin, and the interval of the mean loss."""
+    detail, criterion = report["episodes_detail"], report["criteria"][0]
+    losses = [a - b for a, b in zip(detail["float_return"], detail["quantized_return"], strict=True)]
+    interval, margin = (criterion["low"], criterion["high"]), criterion["limit"]
+    window = window_of(np.array(losses), criterion["mean"], interval, margin, 78)
+    axes.hist(losses, bins=39, range=(window.low, window.high), color="0.8")
+    most = axes.get_ylim()[1]
+    axes.axvline(0, color="0.6", lw=0.8)
+    axes.axvline(margin, color=RED, lw=1)
+    low, high = (min(max(end, window.low), window.high) for end in interval)
+    mean = criterion["mean"]
+    colour = {"PASS": GREEN, "FAIL": RED}.get(criterion["verdict"], ORANGE)
+    xerr = [[mean - low], [high - mean]]
+    axes.errorbar(mean, 1.15 * most, xerr=xerr, fmt="o", color=colour, capsize=4, lw=2, ms=4)
+    axes.text(margin, 1.3 * most, f" margin {margin:.3g}", color=RED, va="center")
+    axes.text(low, 1.3 * most, f"{report['verdict']} ", color=colour, ha="right", va="center", weight="bold")
+    axes.set(yticks=[], ylim=(0, 1.4 * most), xlim=(window.low, window.high))
+    axes.set(xlabel="return lost by int8: every pair, and the interval of the mean")
+    axes.spines["left"].set_visible(False)
 
 
 def main() -> int:
@@ -107,12 +119,12 @@ def main() -> int:
     if not is_check:
         if not (DEMO / "report.json").is_file():
             raise SystemExit("run `make demo` first: its result is what the pages show")
-        plain = Console(file=io.StringIO(), width=100)
+        plain = Console(file=io.StringIO(), width=80)
         draw_demo(plain)
         text = "\n".join(line.rstrip() for line in plain.file.getvalue().splitlines())
         pages[readme] = filled(pages[readme], "demo", f"```\n{text}\n```")
         (ROOT / "docs" / "images").mkdir(exist_ok=True)
-        pages[ROOT / "docs" / "images" / "returns.svg"] = returns_picture()
+        pages[ROOT / "docs" / "images" / "returns.svg"] = returns_picture(read_demo())
     stale = [page for page, text in pages.items() if not page.exists() or page.read_text() != text]
     for page in stale:
         if is_check:

@@ -17,13 +17,16 @@ if TYPE_CHECKING:
     from edgeqrl.quantize.scheme import Scheme
     from edgeqrl.rollout import Rollout
     from edgeqrl.stages import Settings
-    from edgeqrl.validate.verdict import ValidationReport, Verdict
+    from edgeqrl.validate.criteria import Verdict
+    from edgeqrl.validate.report import ValidationReport
+    from edgeqrl.validate.terms import Declared
 
 # Public name -> module. Imported on first use: `edgeqrl --help` must not wait for gymnasium. The stages
 # keep the names of their modules and are imported from there: `from edgeqrl.calibrate import calibrate`.
 _MODULES = {
     "CalibrationSet": "edgeqrl.calibrate",
     "Conversion": "edgeqrl.pipeline",
+    "Declared": "edgeqrl.validate.terms",
     "EdgeQRLError": "edgeqrl.errors",
     "EnvironmentSpec": "edgeqrl.environments",
     "HostCPolicy": "edgeqrl.backends.host_c",
@@ -32,8 +35,8 @@ _MODULES = {
     "Rollout": "edgeqrl.rollout",
     "Scheme": "edgeqrl.quantize.scheme",
     "Settings": "edgeqrl.stages",
-    "ValidationReport": "edgeqrl.validate.verdict",
-    "Verdict": "edgeqrl.validate.verdict",
+    "ValidationReport": "edgeqrl.validate.report",
+    "Verdict": "edgeqrl.validate.criteria",
     "agent_from_model": "edgeqrl.agents.from_keras",
     "convert": "edgeqrl.pipeline",
     "load_agent": "edgeqrl.agents.from_keras",
@@ -43,6 +46,7 @@ _MODULES = {
 __all__ = [
     "CalibrationSet",
     "Conversion",
+    "Declared",
     "EdgeQRLError",
     "EnvironmentSpec",
     "HostCPolicy",

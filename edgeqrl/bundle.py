@@ -211,6 +211,7 @@ def _made_by(path: str) -> str:
         "calibration": "calibrate",
         "policy": "quantize",
         "report": "validate",
+        "diagnosis": "diagnose",
         "golden": "export",
         "src": "export",
         "firmware": "build",

@@ -1,7 +1,7 @@
 """The two narrow interfaces that every backend provides and every later stage uses."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,5 +43,18 @@ class Policy(Protocol):
 
         Returns actions [N, *action_shape] for `env.step`, and the state [N, ...] after acting. A row's
         answer depends on that row alone.
+        """
+        ...
+
+
+@runtime_checkable
+class ScoringPolicy(Policy, Protocol):
+    """A policy without memory that also tells what it decides by."""
+
+    def outputs(self, observations: NDArray[Any]) -> NDArray[np.float32]:
+        """Return the network's first output [N, num_outputs], for observations [N, *observation_shape].
+
+        In real units: those of the float model, up to what a discrete head's exact rewrites changed (a
+        constant a row, logits instead of probabilities). Masks are not applied.
         """
         ...

@@ -17,8 +17,10 @@ from edgeqrl.data import data_folder
 from edgeqrl.environments import EnvironmentSpec, MakeEnv, spaces
 from edgeqrl.errors import DataError, MissingToolError, UsageError, require_name
 from edgeqrl.files import sha256, staged_folder, to_json_bytes
+from edgeqrl.judgements import carry_over, earlier_judgements
 from edgeqrl.quantize.tflite import Converter
 from edgeqrl.stages import Progress, Settings, silent
+from edgeqrl.validation_stage import add_validation
 from firmware_export.board import Board, board_names, load_board
 from firmware_export.toolchain import find_compiler, host_compiler
 
@@ -109,10 +111,12 @@ def convert(
     target = open_board(board) if isinstance(board, str | Path) else board
     _require_tools(target, settings)
     require_ours(Path(output))
+    earlier = earlier_judgements(Path(output))
     with ExitStack() as stack:
         converter = stack.enter_context(Converter())  # imports TensorFlow beside us, meanwhile
         bundle = stack.enter_context(new_bundle(Path(output), {}))
         agent, float_policy = begin(bundle, source, settings, progress=progress)
+        carry_over(bundle, earlier)
         calibration = stages.read_calibration(bundle)
         quantized = stages.add_quantized(
             bundle, agent, calibration, settings, converter=converter, progress=progress
@@ -123,7 +127,7 @@ def convert(
         progress("validate", 0, 0)
         host = HostCPolicy(policy)
         stages.require_backends_agree(policy, host, calibration.observations)
-        stages.add_validation(
+        add_validation(
             bundle,
             float_policy,
             host,
@@ -300,9 +304,13 @@ def validate_bundle(
     *,
     float_backend: str = "litert",
     trust: bool = False,
+    stated: Mapping[str, Any] | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Judge a bundle again; its float side is the float `.tflite` without TensorFlow, or its Keras agent."""
+    """Judge a bundle again; its float side is the float `.tflite` without TensorFlow, or its Keras agent.
+
+    `stated` is the environment that the command line named, as EnvironmentSpec.to_json, for commands.
+    """
     from edgeqrl.backends import open_float_policy, open_policy
 
     require_environment_fits(bundle, make_env)
@@ -316,13 +324,14 @@ def validate_bundle(
             judge: Any = KerasPolicy(reload_agent(bundle, make_env, trust=trust))
         else:
             judge = stack.enter_context(open_float_policy(quantized.float_tflite, quantized.head))
-        stages.add_validation(
+        add_validation(
             bundle,
             judge,
             played,
             settings,
             make_env=make_env,
             calibration=stages.read_calibration(bundle),
+            stated=stated,
             progress=progress,
         )
     return stages.read_report(bundle)

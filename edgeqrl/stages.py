@@ -24,21 +24,23 @@ from edgeqrl.network.integer_policy import BareNetwork, IntegerPolicy
 from edgeqrl.network.read_tflite import read_tflite
 from edgeqrl.quantize.quantize import QuantizedPolicy, quantize
 from edgeqrl.quantize.scheme import Scheme
-from edgeqrl.validate.verdict import agreement_on, parse_margin, require_alpha, validate
+from edgeqrl.validate.terms import Declared
+from edgeqrl.validate.verdict import DEFAULT_EPISODES
 from firmware_export.toolchain import COMPILER_NAMES
 
 if TYPE_CHECKING:
     from firmware_export.board import Board
     from firmware_export.build import Firmware
 
-REPORT_SCHEMA = "edgeqrl-report-1"
+REPORT_SCHEMA = "edgeqrl-report-2"
 CALIBRATION = "calibration.npz"
 TFLITE = "policy.tflite"
 FLOAT_TFLITE = "policy_float.tflite"
 GOLDEN = "golden.npz"
 REPORT = "report.json"
+DIAGNOSIS = "diagnosis.json"
 FIRMWARE = "firmware/firmware.json"
-_FIRMWARE_SECTIONS = ("firmware", "emulation")  # of the report; the rest is the validation's
+FIRMWARE_SECTIONS = ("firmware", "emulation")  # of the report; the rest is the validation's
 NUM_GOLDEN = 64
 
 Progress = Callable[[str, int, int], None]  # stage, done, total (0 where it is not known)
@@ -56,10 +58,9 @@ class Settings:
     calibration_states: int = 2000
     calibration_seed: int = 10_000
     scheme: Scheme = field(default_factory=Scheme)
-    episodes: int = 500
-    validation_seed: int = 20_000
-    margin: float | str | None = None
-    alpha: float = 0.05
+    episodes: int = DEFAULT_EPISODES  # at most
+    validation_seed: int | None = None  # by default that of the judgement's number
+    declared: Declared = field(default_factory=Declared)
     emulated_episodes: int = 3
     emulation_seed: int = 30_000
     with_self_test: bool = True
@@ -72,7 +73,6 @@ class Settings:
             "calibration_states": 1,
             "calibration_seed": 0,
             "episodes": 2,
-            "validation_seed": 0,
             "emulated_episodes": 0,
             "emulation_seed": 0,
         }
@@ -80,8 +80,8 @@ class Settings:
             if getattr(self, name) < value:
                 option = f"--{name.replace('_', '-')}"
                 raise UsageError(f"{option} must be at least {value}, got {getattr(self, name)}.")
-        require_alpha(self.alpha)
-        parse_margin(self.margin)
+        if self.validation_seed is not None and self.validation_seed < 0:
+            raise UsageError(f"--validation-seed must be at least 0, got {self.validation_seed}.")
         if self.compiler is not None:
             require_name("compiler", self.compiler, COMPILER_NAMES)
 
@@ -145,7 +145,7 @@ def add_quantized(
     """Convert to int8 and keep the `.tflite` beside its float twin; what came later is dropped."""
     progress("quantize", 0, 0)
     quantized = quantize(agent, calibration, scheme=settings.scheme, converter=converter)
-    for later in (TFLITE, FLOAT_TFLITE, GOLDEN, REPORT, "src/"):
+    for later in (TFLITE, FLOAT_TFLITE, GOLDEN, REPORT, DIAGNOSIS, "src/"):
         bundle.drop(later)
     _drop_firmware(bundle)
     agent_files = [path for path in bundle.artefacts if path.startswith("agent/")]
@@ -181,38 +181,6 @@ def read_quantized(bundle: Bundle) -> QuantizedPolicy:
         calibration_sha256=bundle.sha256_of(CALIBRATION),
         agent_sha256=bundle.fact("agent_sha256"),
     )
-
-
-def add_validation(
-    bundle: Bundle,
-    float_policy: Policy,
-    quantized_policy: Policy,
-    settings: Settings,
-    *,
-    make_env: MakeEnv | None,
-    calibration: CalibrationSet,
-    progress: Progress = silent,
-) -> dict[str, Any]:
-    """Judge the quantized policy, on episodes or, without an environment, on recorded observations."""
-    if make_env is None:
-        progress("validate", 0, 0)
-        report = agreement_on(float_policy, quantized_policy, calibration.observations).to_json()
-    else:
-        report = validate(
-            float_policy,
-            quantized_policy,
-            make_env,
-            margin=settings.margin,
-            alpha=settings.alpha,
-            num_episodes=settings.episodes,
-            seed=settings.validation_seed,
-            other_seeds=calibration.seeds,
-            progress=partial(progress, "validate"),
-        ).to_json()
-    kept = {name: found for name, found in read_report(bundle).items() if name in _FIRMWARE_SECTIONS}
-    report |= {"head": bundle.fact("head")}
-    _write_report(bundle, report | kept)
-    return report
 
 
 def require_policy_fits(policy: IntegerPolicy, board: "Board") -> None:
@@ -396,8 +364,8 @@ def add_emulation(
     }
     if run is not None:
         sections["emulation"] = run.to_json()
-    kept = {name: found for name, found in read_report(bundle).items() if name not in _FIRMWARE_SECTIONS}
-    _write_report(bundle, kept | sections)
+    kept = {name: found for name, found in read_report(bundle).items() if name not in FIRMWARE_SECTIONS}
+    write_report(bundle, kept | sections)
     return run
 
 
@@ -416,7 +384,8 @@ def read_report(bundle: Bundle) -> dict[str, Any]:
     return report
 
 
-def _write_report(bundle: Bundle, sections: Mapping[str, Any]) -> None:
+def write_report(bundle: Bundle, sections: Mapping[str, Any]) -> None:
+    """Write report.json, with links to what it tells of."""
     report = {"schema": REPORT_SCHEMA, **sections}
     origin = [path for path in (TFLITE, FLOAT_TFLITE, CALIBRATION) if bundle.has(path)]
     if "firmware" in report:
@@ -429,6 +398,6 @@ def _drop_firmware(bundle: Bundle) -> None:
     bundle.drop("firmware/")
     bundle.facts.pop("board", None)
     report = read_report(bundle)
-    kept = {name: found for name, found in report.items() if name not in _FIRMWARE_SECTIONS}
+    kept = {name: found for name, found in report.items() if name not in FIRMWARE_SECTIONS}
     if kept != report:
-        _write_report(bundle, kept)
+        write_report(bundle, kept)

@@ -27,12 +27,26 @@ STAGES = (
     "edgeqrl.network",
     "edgeqrl.backends",
     "edgeqrl.validate",
+    "edgeqrl.diagnose",
     "edgeqrl.emulate",
+    "edgeqrl.judgements",
     "edgeqrl.stages",
+    "edgeqrl.validation_stage",
+    "edgeqrl.diagnosis_stage",
     "edgeqrl.pipeline",
     "edgeqrl.cli",
 )
-TOP = ("edgeqrl.stages", "edgeqrl.pipeline", "edgeqrl.cli", "edgeqrl.bundle", "edgeqrl.emulate")
+TOP = (
+    "edgeqrl.diagnose",
+    "edgeqrl.stages",
+    "edgeqrl.validation_stage",
+    "edgeqrl.diagnosis_stage",
+    "edgeqrl.judgements",
+    "edgeqrl.pipeline",
+    "edgeqrl.cli",
+    "edgeqrl.bundle",
+    "edgeqrl.emulate",
+)
 # folder or file -> module prefixes it must not import, not even inside a function
 FORBIDDEN = {
     "edgeqrl/errors.py": ("edgeqrl", "firmware_export"),
@@ -44,6 +58,14 @@ FORBIDDEN = {
     "edgeqrl/quantize": ("edgeqrl.validate", "firmware_export", "edgeqrl.rollout", *TOP),
     "edgeqrl/validate": ("edgeqrl.backends", "edgeqrl.quantize", "edgeqrl.network", "firmware_export", *TOP),
     "edgeqrl/validate/statistics.py": ("edgeqrl", "firmware_export"),
+    "edgeqrl/validate/betting.py": ("edgeqrl", "firmware_export"),
+    "edgeqrl/diagnose": (
+        "edgeqrl.agents",
+        "edgeqrl.backends",
+        "edgeqrl.quantize",
+        "firmware_export",
+        *(place for place in TOP if place != "edgeqrl.diagnose"),
+    ),
     "edgeqrl/backends": ("edgeqrl.validate", "edgeqrl.calibrate", "edgeqrl.rollout", *TOP),
     "edgeqrl/zoo": tuple(stage for stage in STAGES if stage != "edgeqrl.zoo"),
     "firmware_export": (

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,12 +12,16 @@ from edgeqrl.agents.heads import BoxHead, DiscreteHead
 from edgeqrl.backends import NETWORK_BACKENDS, open_float_policy, open_network, open_policy
 from edgeqrl.backends.float_litert import open_float_network
 from edgeqrl.backends.network_policy import NetworkPolicy, close_network
+from edgeqrl.backends.runtime_network import Interpreter
+from edgeqrl.backends.worker import Worker
+from edgeqrl.environments import EnvironmentSpec
 from edgeqrl.errors import DataError, MissingToolError, UnsupportedOperatorError, UsageError
 from edgeqrl.network.edges import ObservationEdge, decode_actions, quantize_observations
 from edgeqrl.network.integer_policy import IntegerPolicy
 from edgeqrl.network.ir import IntegerNetwork
 from edgeqrl.network.read_tflite import read_tflite
 from edgeqrl.network.reference import Reference
+from edgeqrl.rollout import rollout
 from tests.oracles import skip_unless_ci
 from tests.tflite_writer import random_dense_tflite, random_float_tflite
 
@@ -109,10 +114,14 @@ def test_a_network_policy_is_the_edges_around_the_network(name: str) -> None:
         starts = np.zeros(20, np.bool_)
         actions, state = opened.act(observations, None, episode_start=starts)
         masked, _ = opened.act(observations, state, episode_start=starts, action_masks=masks)
+        real = opened.outputs(observations)
         assert opened.name == name
     assert state == ()
     np.testing.assert_array_equal(actions, decode_actions(policy.action, outputs))
     np.testing.assert_array_equal(masked, decode_actions(policy.action, outputs, masks))
+    target = policy.network.tensors[policy.network.outputs[0]]
+    expected = (outputs.astype(np.float64) - target.zero_point) * target.scale
+    np.testing.assert_array_equal(real, expected.astype(np.float32))
 
 
 def test_a_network_that_does_not_tell_its_inputs_needs_their_name() -> None:
@@ -128,6 +137,8 @@ def test_a_network_that_does_not_tell_its_inputs_needs_their_name() -> None:
     named = NetworkPolicy(Silent(), policy.observation, policy.action, "silent", input_name="x")
     actions, _ = named.act(np.zeros((2, 3), np.float32), None, episode_start=np.zeros(2, np.bool_))
     assert actions.tolist() == [0, 0]
+    with pytest.raises(ValueError, match="state output"):
+        named.outputs(np.zeros((2, 3), np.float32))
 
 
 def test_the_float_network_computes_what_its_weights_say_row_by_row() -> None:
@@ -145,6 +156,38 @@ def test_the_float_network_computes_what_its_weights_say_row_by_row() -> None:
     assert (outputs.dtype, none.shape) == (np.float32, (0, 4))
     np.testing.assert_allclose(outputs, values, atol=1e-6)
     assert alone.tobytes() == outputs[7:8].tobytes()
+
+
+def test_a_rollout_asks_the_float_policy_once_a_step_of_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    send = Worker.send
+
+    def counted(worker: Worker, command: str, *others: Any) -> None:
+        asked.append(command)
+        send(worker, command, *others)
+
+    monkeypatch.setattr(Worker, "send", counted)
+    tflite = random_float_tflite(np.random.default_rng(2), [4, 8, 2], ["RELU", "NONE"])
+    with open_float_policy(tflite, DiscreteHead(2)) as policy:
+        played = rollout(policy, EnvironmentSpec("CartPole-v1").make, range(6), num_envs=6)
+    assert asked == ["open", *["run"] * played.episode_lengths.max()]
+
+
+@pytest.mark.parametrize("runtime", ["litert", "tflite-runtime"])
+def test_a_row_of_a_float_network_never_depends_on_its_batch(runtime: str) -> None:
+    rng = np.random.default_rng(3)
+    tflite = random_float_tflite(rng, [5, 33, 17, 3], ["RELU", "TANH", "NONE"])
+    rows = rng.normal(0, 2, (70, 5)).astype(np.float32)
+    try:
+        interpreter = Interpreter(runtime, tflite, is_reference=False, num_outputs=1)
+    except MissingToolError as missing:
+        skip_unless_ci(runtime, missing)
+    (together,) = interpreter.run([rows])
+    for batch in (rows[:1], rows[69:], rows[::-1], rows[3:40]):
+        (answers,) = interpreter.run([batch])
+        places = [np.flatnonzero((rows == row).all(axis=1))[0] for row in batch]
+        assert answers.tobytes() == together[places].tobytes()
+    interpreter.close()
 
 
 def test_the_float_policy_acts_by_its_head() -> None:

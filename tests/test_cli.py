@@ -19,7 +19,10 @@ from edgeqrl.stages import Settings
 from firmware_export import toolchain
 
 CARTPOLE = ("zoo:cartpole-dqn", "--env", "CartPole-v1")
-QUICK = ("--calibration-episodes", "2", "--episodes", "12", "--emulated-episodes", "1")
+# Terms under which a dozen episodes decide.
+LENIENT = ("--episodes", "16", "--margin", "200", "--worst-loss", "500")
+LENIENT += ("--max-failures", "none", "--max-chatter", "none")
+QUICK = ("--calibration-episodes", "2", *LENIENT, "--emulated-episodes", "1")
 
 
 def failure(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
@@ -80,8 +83,8 @@ def test_report_uses_the_names_of_the_glossary(bundle: Path) -> None:
         assert set(report[name]) >= {"mean", "low", "high"}
     assert report["verdict"] == "PASS"
     assert report["backend"] == "host-c"
-    assert report["episodes"] == 12
-    assert 0.0 <= report["action_agreement"] <= 1.0
+    assert report["episodes"] == 16
+    assert 0.0 <= report["likeness"]["action_agreement"] <= 1.0
     assert report["firmware"]["instructions"] > 4480
     assert report["emulation"]["acts_as"] == "host-c"
 
@@ -94,7 +97,7 @@ def test_stages_one_by_one_give_the_same_files_as_convert(
     assert json.loads(capsys.readouterr().out)["episodes"] == 2
     assert run(["quantize", folder, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["applied_rewrites"] == ["centre_head"]
-    assert run(["validate", folder, "--episodes", "12"]) == 0
+    assert run(["validate", folder, *LENIENT]) == 0
     assert run(["export", folder]) == 0
     assert run(["build", folder, "--board", "mps2-an386"]) == 0
     assert run(["emulate", folder, "--episodes", "1"]) == 0
@@ -136,7 +139,7 @@ def test_board_of_ones_own_is_named_again_to_emulate(
 
 
 def test_json_is_one_document_on_standard_output(fresh: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["validate", str(fresh), "--episodes", "12", "--json"]) == 0
+    assert run(["validate", str(fresh), *LENIENT, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["verdict"] == "PASS"
     assert run(["export", str(fresh), "--json"]) == 0
     assert "cartpole_dqn.h" in json.loads(capsys.readouterr().out)["files"]
@@ -163,7 +166,7 @@ def test_bare_converter_ruins_a_value_head_that_the_rewrites_save(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     agent = Path(__file__).parent / "data" / "cartpole_q_near_100.keras"
-    command = ["convert", str(agent), "--env", "CartPole-v1", *QUICK, "--json"]
+    command = ["convert", str(agent), "--env", "CartPole-v1", *QUICK, "--episodes", "32", "--json"]
     bare, full = tmp_path / "bare", tmp_path / "full"
     assert run([*command, "-o", str(bare), "--no-rewrites"]) == 6
     report = json.loads(capsys.readouterr().out)
@@ -211,7 +214,12 @@ def test_dry_run_flash_says_what_it_would_write(fresh: Path, tmp_path: Path) -> 
         (["convert", *CARTPOLE, "--calibration-episodes", "0"], 2, "episode"),
         (["convert", *CARTPOLE, "--emulated-episodes", "-1"], 2, "emulated"),
         (["convert", *CARTPOLE, "--margin", "lots"], 2, "margin"),
+        (["convert", *CARTPOLE, "--margin", "0"], 2, "margin"),
         (["convert", *CARTPOLE, "--alpha", "2"], 2, "alpha"),
+        (["convert", *CARTPOLE, "--worst-loss", "huge"], 2, "worst loss"),
+        (["convert", *CARTPOLE, "--max-failures", "100%"], 2, "failures"),
+        (["convert", *CARTPOLE, "--max-chatter", "-1%"], 2, "chatter"),
+        (["convert", *CARTPOLE, "--validation-seed", "-1"], 2, "--validation-seed"),
         (["convert", *CARTPOLE, "--head", "clip"], 2, "clip"),
         (["convert", *CARTPOLE, "--head", "softmax"], 2, "argmax"),
         (["convert", *CARTPOLE, "--compiler", "zigg"], 2, "zig"),
@@ -273,7 +281,7 @@ def test_damaged_bundle_is_refused_by_every_stage(fresh: Path, capsys: pytest.Ca
 
 
 @pytest.mark.parametrize(
-    "content", [b"[1]", b'{"schema": "edgeqrl-report-1", "margin": NaN}', b"\xff", b"{}"]
+    "content", [b"[1]", b'{"schema": "edgeqrl-report-2", "margin": NaN}', b"\xff", b"{}"]
 )
 def test_damaged_report_is_refused(content: bytes, fresh: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (fresh / "report.json").write_bytes(content)
@@ -364,6 +372,22 @@ def test_without_a_compiler_the_cure_is_named(
     _forget_compilers()
 
 
+def test_interrupt_in_text_that_is_executed_has_our_exit_code_too(tmp_path: Path) -> None:
+    script = tmp_path / "interrupted.py"
+    script.write_text(
+        "from edgeqrl.cli import main\n"
+        "def run(_):\n"
+        "    try:\n"
+        "        exec('raise KeyboardInterrupt')\n"
+        "    except KeyboardInterrupt:\n"
+        "        return 130\n"
+        "main.run = run\n"
+        "main.main()\n"
+    )
+    command = [sys.executable, "-m", script.stem]
+    assert subprocess.run(command, cwd=tmp_path, check=False).returncode == 130
+
+
 @pytest.mark.parametrize("seconds", [0.5, 3.0, 8.0, pytest.param(11.0, marks=pytest.mark.slow)])
 def test_interrupt_leaves_what_was_there_and_no_process(seconds: float, tmp_path: Path) -> None:
     place = tmp_path / "out"
@@ -434,6 +458,6 @@ def _members(session: int) -> list[int]:
 def test_options_default_to_the_settings() -> None:
     settings = Settings()
     defaults = {option.name: option.default for option in cli.commands["convert"].params}
-    for name, value in vars(settings).items():
-        if name in defaults and name not in ("margin", "compiler"):
+    for name, value in {**vars(settings), **vars(settings.declared)}.items():
+        if name in defaults and value is not None:
             assert defaults[name] == value, name

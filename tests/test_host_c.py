@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 import edgeqrl.backends.host_c as host_c
 from edgeqrl.backends.host_c import HostC, HostCPolicy, open_network, policy_of_network
+from edgeqrl.backends.network_policy import NetworkPolicy
 from edgeqrl.errors import MissingToolError, UnsupportedOperatorError
+from edgeqrl.interfaces import ScoringPolicy
 from edgeqrl.network.edges import decode_actions, quantize_observations
 from edgeqrl.network.integer_policy import IntegerPolicy
 from edgeqrl.network.ir import IntegerNetwork, Tensor
@@ -108,6 +110,31 @@ def test_policy_acts_on_any_batch_as_on_single_rows() -> None:
         np.testing.assert_array_equal(alone[0], actions[i])
     nobody, _ = policy.act(observations[:0], (), episode_start=start[:0])
     assert nobody.shape == (0, 3)
+
+
+@pytest.mark.parametrize("head", ["argmax", "masked", "affine"])
+def test_outputs_are_the_networks_in_real_units(head: str) -> None:
+    rng = np.random.default_rng(5)
+    policy = random_policy(rng, (6, 9, 4), head=head, shape=(2, 3))
+    observations = random_observations(rng, policy, 50)
+    inputs, _ = quantize_observations(policy.observation, observations)
+    integers = Reference(policy.network).run({policy.network.inputs[0]: inputs})[policy.network.outputs[0]]
+    tensor = policy.network.tensors[policy.network.outputs[0]]
+    expected = np.float32(tensor.scale) * (integers.astype(np.int64) - tensor.zero_point).astype(np.float32)
+    host = HostCPolicy(policy)
+    reference = NetworkPolicy(Reference(policy.network), policy.observation, policy.action, "reference")
+    for scoring in (host, reference):
+        assert isinstance(scoring, ScoringPolicy)
+        outputs = scoring.outputs(observations)
+        assert (outputs.dtype, outputs.shape) == (np.float32, (50, 4))
+        np.testing.assert_array_equal(outputs, expected)
+        np.testing.assert_array_equal(scoring.outputs(observations[7:8].astype(np.float64)), outputs[7:8])
+        assert scoring.outputs(observations[:0]).shape == (0, 4)
+    actions, _ = host.act(observations, None, episode_start=np.ones(50, np.bool_))
+    if head == "affine":
+        assert actions.shape == (50, 4)
+    else:
+        np.testing.assert_array_equal(actions, expected.argmax(axis=1) + policy.action.start)
 
 
 def test_masks_are_ignored_by_a_policy_that_takes_none() -> None:

@@ -20,8 +20,8 @@ from edgeqrl.backends.reference import open_network
 from edgeqrl.calibrate import CalibrationSet, calibrate
 from edgeqrl.errors import ConverterError, DataError, UnsupportedOperatorError, UsageError
 from edgeqrl.network.edges import AffineEdge, ArgmaxEdge
+from edgeqrl.network.float_reference import FloatReference
 from edgeqrl.network.read_tflite import parse_tflite
-from edgeqrl.quantize.correction import dense_sums
 from edgeqrl.quantize.frozen import freeze
 from edgeqrl.quantize.quantize import QuantizedPolicy, quantize
 from edgeqrl.quantize.scheme import SCHEMES, Scheme, require_scheme
@@ -125,7 +125,9 @@ def test_float_tflite_acts_as_the_agent(
 ) -> None:
     quantized = quantize(value_agent, calibration, converter=converter)
     exact = KerasPolicy(value_agent).outputs(calibration.observations)
-    outputs = dense_sums(parse_tflite(quantized.float_tflite), calibration.observations)[-1]
+    reference = FloatReference(quantized.float_tflite)
+    (name,) = reference.inputs
+    (outputs,) = reference.run({name: calibration.observations}).values()
     np.testing.assert_allclose(outputs, exact - exact.mean(axis=1, keepdims=True), atol=2e-4)
 
 

@@ -57,9 +57,14 @@ def open_policy(name: str, policy: "IntegerPolicy", tflite: bytes) -> AbstractCo
         return emulated.open_policy(policy, name)
     from edgeqrl.backends.network_policy import NetworkPolicy
 
-    network = open_network(name, tflite)
+    lowered = policy.network
     return NetworkPolicy(
-        network, policy.observation, policy.action, name, input_name=policy.network.inputs[0]
+        open_network(name, tflite),
+        policy.observation,
+        policy.action,
+        name,
+        input_name=lowered.inputs[0],
+        output=lowered.tensors[lowered.outputs[0]],
     )
 
 

@@ -10,10 +10,11 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeqrl.backends.network_policy import dequantize_outputs
 from edgeqrl.backends.rows import RowLayout
 from edgeqrl.errors import MissingToolError, UnsupportedOperatorError
 from edgeqrl.interfaces import State
-from edgeqrl.network.edges import ArgmaxEdge, ObservationEdge
+from edgeqrl.network.edges import ArgmaxEdge, ObservationEdge, quantize_observations
 from edgeqrl.network.integer_policy import IntegerPolicy
 from edgeqrl.network.ir import IntegerNetwork
 from edgeqrl.network.read_tflite import read_tflite
@@ -114,6 +115,14 @@ class HostCPolicy:
         """Step every row through the C; the policy has no memory and draws nothing."""
         actions, _ = self.host.step(observations, action_masks)
         return actions, ()
+
+    def outputs(self, observations: NDArray[Any]) -> NDArray[np.float32]:
+        """Return the dequantized first output [N, num_outputs] for observations [N, *observation_shape]."""
+        policy = self.host.policy
+        network = policy.network
+        quantized, _ = quantize_observations(policy.observation, np.asarray(observations, np.float32))
+        answers = self.host.infer({network.inputs[0]: quantized})
+        return dequantize_outputs(network.tensors[network.outputs[0]], answers[network.outputs[0]])
 
     def close(self) -> None:
         """Do nothing: the library stays mapped, its file is gone already."""

@@ -1,5 +1,6 @@
 """`edgeqrl convert`: the main job."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,7 @@ def settings_from(options: dict[str, Any]) -> Any:
     """Return the Settings that the options say; options that a command lacks keep their defaults."""
     from edgeqrl.quantize.scheme import require_scheme
     from edgeqrl.stages import Settings
+    from edgeqrl.validate.terms import Declared
 
     same_name = (
         "calibration_episodes",
@@ -76,12 +78,13 @@ def settings_from(options: dict[str, Any]) -> Any:
         "calibration_seed",
         "episodes",
         "validation_seed",
-        "margin",
-        "alpha",
         "emulated_episodes",
         "compiler",
     )
     chosen = {name: options[name] for name in same_name if name in options}
+    declared = [field.name for field in fields(Declared)]
+    if set(declared) <= set(options):
+        chosen["declared"] = Declared(**{name: _unless_none(options[name]) for name in declared})
     if options.get("no_rewrites"):
         chosen["scheme"] = require_scheme("int8-bare")
     if options.get("no_self_test"):
@@ -99,3 +102,8 @@ def exit_code_of(verdict: str | None) -> int:
         "NOTHING_TO_PRESERVE": NothingToPreserve.exit_code,
     }
     return codes.get(verdict or "", 0)
+
+
+def _unless_none(value: Any) -> Any:
+    """Return None for the word `none`, which switches a criterion off."""
+    return None if value == "none" else value

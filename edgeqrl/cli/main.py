@@ -1,16 +1,18 @@
 """The `edgeqrl` command: errors become one sentence and an exit code here, and nowhere else."""
 
+import atexit
 import errno
 import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import click
 
 from edgeqrl import __version__
-from edgeqrl.cli import convert, network, stages, tools
+from edgeqrl.cli import convert, diagnose, network, stages, tools
 from edgeqrl.errors import INTERRUPTED_EXIT_CODE, EdgeQRLError, OutputError
 
 _EPILOG = """
@@ -35,6 +37,7 @@ for _command in (
     stages.calibrate,
     stages.quantize,
     stages.validate,
+    diagnose.diagnose,
     stages.export,
     stages.build,
     stages.emulate,
@@ -56,7 +59,10 @@ def main() -> NoReturn:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
             signal.signal(number, interrupt)
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    if code == INTERRUPTED_EXIT_CODE:
+        _exit_interrupted()
+    sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:
@@ -82,6 +88,19 @@ def run(arguments: list[str]) -> int:
         return _fail(
             f"This should not have happened: {summary}. See where with EDGEQRL_TRACEBACK=1, and report it.", 1
         )
+
+
+def _exit_interrupted() -> NoReturn:
+    """Exit with our code whatever was interrupted.
+
+    `python -m` ends by the signal itself if KeyboardInterrupt ever left an `exec` of text, caught or not, and
+    dataclasses are made by one: that is, whenever Ctrl-C met an import.
+    """
+    atexit._run_exitfuncs()  # ends our workers
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(INTERRUPTED_EXIT_CODE)
 
 
 def _print_anywhere() -> None:

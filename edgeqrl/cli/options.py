@@ -73,13 +73,52 @@ def calibration_options(command: Command) -> Command:
 
 
 def validation_options(command: Command) -> Command:
-    """Add what says how the verdict is reached."""
+    """Add what says how the verdict is reached: the terms, declared before anything is played."""
     for option in (
-        click.option("--alpha", type=float, default=0.05, show_default=True, help="Chance of a wrong PASS."),
-        click.option("--margin", metavar="MARGIN", help="Return that may be lost: a number, or '5%'."),
-        click.option("--validation-seed", type=int, default=20_000, show_default=True, help="First seed."),
         click.option(
-            "--episodes", type=int, default=500, show_default=True, help="Paired episodes, float and int8."
+            "--alpha",
+            type=float,
+            default=0.05,
+            show_default=True,
+            help="Chance of a wrong verdict, over all judgements of this agent.",
+        ),
+        click.option(
+            "--max-chatter",
+            metavar="SHARE",
+            default="50%",
+            show_default=True,
+            help="How much more the actions may change from step to step; none: not judged.",
+        ),
+        click.option(
+            "--max-failures",
+            metavar="SHARE",
+            default="1%",
+            show_default=True,
+            help="How many more of all episodes may fail; none: not judged.",
+        ),
+        click.option(
+            "--worst-loss",
+            metavar="LOSS",
+            help="Most that one episode can lose: a number, or a percentage of |float - random|.  "
+            "[default: 200%]",
+        ),
+        click.option(
+            "--margin",
+            metavar="MARGIN",
+            help="Mean return that may be lost: a number, or a percentage of min(|float - random|, "
+            "|float|).  [default: 5%]",
+        ),
+        click.option(
+            "--validation-seed",
+            type=int,
+            help="First seed.  [default: one that no other judgement takes]",
+        ),
+        click.option(
+            "--episodes",
+            type=int,
+            default=2000,
+            show_default=True,
+            help="Most paired episodes; ends when the answer is in.",
         ),
     ):
         command = option(command)

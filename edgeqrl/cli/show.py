@@ -19,7 +19,6 @@ _LABELS = {
     "compare": "comparing",
 }
 _UNITS = {"calibrate": "episodes", "validate": "episodes", "emulate": "episodes", "compare": "samples"}
-_STYLES = {"PASS": "bold green", "FAIL": "bold red", "INCONCLUSIVE": "bold yellow"}
 
 
 class StageProgress:
@@ -106,100 +105,17 @@ def print_table(
 def print_conversion(
     title: str, report: Mapping[str, Any], folder: str, files: Sequence[str], *, console: Any = None
 ) -> None:
-    """Print the result of `convert`: returns, agreement, what the board has left, the verdict, the files."""
+    """Print the result of `convert`: what decides, the plot, the verdict, the files, what to do next."""
     from rich.markup import escape
-    from rich.table import Table
 
-    table = Table()
-    table.add_column("")
-    table.add_column("float", justify="right", no_wrap=True)
-    table.add_column("int8", justify="right", no_wrap=True)
-    for cells in [*_return_rows(report), *_firmware_rows(report)]:
-        table.add_row(*cells)
+    from edgeqrl.cli.verdict_view import print_next, print_report
+
     console = console or _console()
     console.print(f"[bold]{escape(title)}[/]", soft_wrap=True, highlight=False)
-    console.print(table)
-    print_verdict(report, console=console)
+    print_report(report, console=console)
     wraps_itself = not console.is_terminal  # in a file a sentence stays one line
     console.print(f"[bold]{escape(folder)}[/]: {escape(', '.join(files))}", soft_wrap=wraps_itself)
-
-
-def print_verdict(report: Mapping[str, Any], *, console: Any = None) -> None:
-    """Print the verdict and the sentence that a person would say."""
-    from rich.markup import escape
-
-    verdict = report.get("verdict")
-    name = "NO VERDICT" if verdict is None else str(verdict)
-    style = _STYLES.get(name, "bold")
-    shown = name.replace("_", " ")
-    sentence = str(report.get("sentence", "")).removeprefix(f"{shown}: ")
-    console = console or _console()
-    console.print(
-        f"[{style}]{shown}[/]  {escape(sentence)}", soft_wrap=not console.is_terminal, highlight=False
-    )
-
-
-def _return_rows(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    rows = [("action head", "", _head(report["head"]))] if "head" in report else []
-    if "float_return" in report:
-        rows.append(
-            (
-                f"mean return, {report['episodes']} episodes",
-                _interval(report["float_return"]),
-                _interval(report["quantized_return"]),
-            )
-        )
-        drop = report["return_drop"]
-        confidence = f"{100 * drop['confidence']:.3g} %"
-        rows.append((f"return drop ({confidence})", "", _interval(drop)))
-        rows.append(("margin", "", f"{report['margin']:.4g}"))
-    if report.get("action_agreement") is not None:
-        rows.append(("action agreement", "", f"{100 * report['action_agreement']:.1f} %"))
-    if report.get("action_error") is not None:
-        rows.append(("mean action error", "", f"{report['action_error']:.3g}"))
-    return rows
-
-
-def _firmware_rows(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    firmware = report.get("firmware")
-    if firmware is None:
-        return []
-    estimate = firmware["estimate"]
-    ram = firmware["ram_bytes"] + firmware["stack_bytes"]
-    rows = [
-        (
-            f"flash on {firmware['board']}",
-            "",
-            _share(firmware["flash_bytes"], firmware["flash_available_bytes"]),
-        ),
-        ("RAM, stack included", "", _share(ram, firmware["ram_available_bytes"])),
-        ("instructions a step", "", f"{firmware['instructions']:,}"),
-        (
-            "time a step, estimate",
-            "",
-            f" {estimate['us'] / 1e3:.2f} ms",
-        ),
-    ]
-    emulation = report.get("emulation")
-    if emulation is not None:
-        steps = f"{emulation['num_steps']:,} steps as host C"
-        rows.append((f"{emulation['episodes']} emulated episodes", "", steps))
-    return rows
-
-
-def _interval(value: Mapping[str, float]) -> str:
-    return f"{value['mean']:.1f} [{value['low']:.1f}, {value['high']:.1f}]"
-
-
-def _head(head: Mapping[str, Any]) -> str:
-    if head["kind"] == "argmax":
-        return "argmax"
-    is_scaled = any(gain != 1.0 for gain in head["gain"]) or any(head["offset"])
-    return "scale to the bounds" if is_scaled else "clip to the bounds"
-
-
-def _share(used: int, available: int) -> str:
-    return f"{used:,} B ({100 * used / available:.2g} %)"
+    print_next(report, folder, console=console)
 
 
 def _console() -> Any:

@@ -40,10 +40,13 @@ def calibrate(agent: str, output: Path, as_json: bool, **options: Any) -> None:
         progress("load", 0, 0)
         from edgeqrl import pipeline, stages
         from edgeqrl.bundle import new_bundle
+        from edgeqrl.judgements import carry_over, earlier_judgements
 
         source = pipeline.Source(agent, environment_for(agent, options), **source_options(options))
+        earlier = earlier_judgements(output)
         with new_bundle(output, {}) as bundle:
             pipeline.begin(bundle, source, settings_from(options), progress=progress)
+            carry_over(bundle, earlier)
             found = stages.read_calibration(bundle)
     facts = {
         "num_observations": len(found.observations),
@@ -113,6 +116,7 @@ def validate(bundle: Path, backend: str, float_backend: str, as_json: bool, **op
         from edgeqrl import pipeline
         from edgeqrl.bundle import edit_bundle
 
+        stated = environment_from(options["env"], options["env_arg"], options["wrapper"])
         with edit_bundle(bundle) as edited:
             report = pipeline.validate_bundle(
                 edited,
@@ -121,6 +125,7 @@ def validate(bundle: Path, backend: str, float_backend: str, as_json: bool, **op
                 settings_from(options),
                 float_backend=float_backend,
                 trust=options["trust"],
+                stated=None if stated is None else stated.to_json(),
                 progress=progress,
             )
     if as_json:

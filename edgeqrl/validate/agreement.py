@@ -21,60 +21,103 @@ RELATIVE_TOLERANCE = 0.01  # of an action dimension's range
 
 
 @dataclass(frozen=True)
+class Spread:
+    """Of many values that are not negative."""
+
+    mean: float
+    p95: float  # 95 % of the values lie at or below
+    max: float
+
+
+@dataclass(frozen=True)
 class Agreement:
     """What `AgreementCounter` counted."""
 
     action_agreement: float  # fraction of steps, in [0, 1]
     action_error: float | None  # mean |difference| in action units; None for discrete actions
     num_steps: int
+    error_by_dimension: tuple[Spread, ...] | None = None  # the same of each dimension, flattened
+
+
+def spread(values: NDArray[Any]) -> Spread:
+    """Summarize `values` [n >= 1]."""
+    return Spread(float(values.mean()), float(np.percentile(values, 95.0)), float(values.max()))
+
+
+def action_range(action_space: "gymnasium.Space[Any] | None") -> NDArray[np.float64] | None:
+    """Return high - low [*action_shape] of a Box, infinite where a bound is; None for other spaces."""
+    low, high = (getattr(action_space, bound, None) for bound in ("low", "high"))
+    if low is None or high is None:
+        return None
+    return np.asarray(high, np.float64) - np.asarray(low, np.float64)
+
+
+def actions_agree(
+    float_actions: NDArray[Any], quantized_actions: NDArray[Any], span: NDArray[np.float64] | None = None
+) -> NDArray[np.bool_]:
+    """Return which rows [N] of two batches of actions [N, *action_shape] agree.
+
+    Integer actions agree when they are equal. Real ones agree when in every dimension they differ by at
+    most 1 % of the range `span` [*action_shape]; where it is not finite, of the larger of 1 and |float
+    action|.
+    """
+    if float_actions.shape != quantized_actions.shape:
+        raise DataError(
+            f"The policies' actions have different shapes, {float_actions.shape} and "
+            f"{quantized_actions.shape}; both must come from one agent."
+        )
+    rows = len(float_actions)
+    if _are_integers(float_actions, quantized_actions):
+        is_same = float_actions == quantized_actions
+    else:
+        wanted = float_actions.astype(np.float64)
+        difference = np.abs(quantized_actions.astype(np.float64) - wanted)
+        if not np.isfinite(difference).all():
+            raise AgentError("One of the two compared policies returned an action that is not finite.")
+        scale = np.maximum(np.abs(wanted), 1.0)
+        if span is not None:
+            scale = np.where(np.isinf(span), scale, span)
+        is_same = difference <= RELATIVE_TOLERANCE * scale
+    return np.asarray(is_same.reshape(rows, int(np.prod(is_same.shape[1:]))).all(axis=1))
 
 
 class AgreementCounter:
-    """Count over batches of actions.
+    """Count over batches of actions; they agree as `actions_agree` says.
 
-    Integer actions agree when they are equal. Real ones agree when in every dimension they differ by at
-    most 1 % of the action space's range; without finite bounds, of the larger of 1 and |float action|.
+    Keeps the differences of real actions, in float32.
     """
 
     def __init__(self, action_space: "gymnasium.Space[Any] | None" = None) -> None:
-        low, high = (getattr(action_space, bound, None) for bound in ("low", "high"))
-        self._range: NDArray[np.float64] | None = None
-        if low is not None and high is not None:
-            self._range = np.asarray(high, np.float64) - np.asarray(low, np.float64)
+        self._range = action_range(action_space)
         self._num_steps = self._num_equal = 0
         self._error = 0.0
         self._is_discrete = True
+        self._differences: list[NDArray[np.float32]] = []  # [N, dimensions]
 
     def add(self, float_actions: NDArray[Any], quantized_actions: NDArray[Any]) -> None:
         """Count one batch of actions [N, *action_shape]."""
-        if float_actions.shape != quantized_actions.shape:
-            raise DataError(
-                f"The policies' actions have different shapes, {float_actions.shape} and "
-                f"{quantized_actions.shape}; both must come from one agent."
-            )
-        rows = len(float_actions)
+        same = actions_agree(float_actions, quantized_actions, self._range)
+        rows = len(same)
         self._num_steps += rows
-        if float_actions.dtype.kind in "iu" and quantized_actions.dtype.kind in "iu":
-            same = (float_actions == quantized_actions).reshape(rows, -1).all(axis=1)
-        else:
+        if not _are_integers(float_actions, quantized_actions):
             self._is_discrete = False
-            wanted = float_actions.astype(np.float64)
-            difference = np.abs(quantized_actions.astype(np.float64) - wanted)
-            if not np.isfinite(difference).all():
-                raise AgentError("One of the two compared policies returned an action that is not finite.")
-            scale = np.maximum(np.abs(wanted), 1.0)
-            if self._range is not None:
-                scale = np.where(np.isinf(self._range), scale, self._range)
-            same = (difference <= RELATIVE_TOLERANCE * scale).reshape(rows, -1).all(axis=1)
-            self._error += float(difference.reshape(rows, -1).mean(axis=1).sum())
+            difference = np.abs(quantized_actions.astype(np.float64) - float_actions.astype(np.float64))
+            flat = difference.reshape(rows, -1)
+            self._error += float(flat.mean(axis=1).sum())
+            self._differences.append(flat.astype(np.float32))
         self._num_equal += int(same.sum())
 
     def result(self) -> Agreement:
         """Return what was counted; at least one batch must have been."""
         if self._num_steps == 0:
             raise ValueError("nothing was counted")
-        error = None if self._is_discrete else self._error / self._num_steps
-        return Agreement(self._num_equal / self._num_steps, error, self._num_steps)
+        share = self._num_equal / self._num_steps
+        if self._is_discrete:
+            return Agreement(share, None, self._num_steps)
+        columns = np.concatenate(self._differences).astype(np.float64).T
+        return Agreement(
+            share, self._error / self._num_steps, self._num_steps, tuple(spread(column) for column in columns)
+        )
 
 
 class ShadowedPolicy:
@@ -122,3 +165,7 @@ class ShadowedPolicy:
                 for generator, is_start in zip(rng, episode_start, strict=True)
             }
         return [self._twins[generator] for generator in rng]
+
+
+def _are_integers(*batches: NDArray[Any]) -> bool:
+    return all(batch.dtype.kind in "iu" for batch in batches)

@@ -45,6 +45,17 @@ def bootstrap_interval(
     return Interval(float(sample.mean()), low, high, confidence)
 
 
+def tail_mean(values: ArrayLike, fraction: float) -> float:
+    """Return the mean of the lowest `fraction` of `values` [n >= 1]: the CVaR of a return.
+
+    At least one value counts, and their number is rounded up.
+    """
+    ordered = np.sort(np.asarray(values, np.float64))
+    if ordered.ndim != 1 or not len(ordered) or not 0.0 < fraction <= 1.0:
+        raise ValueError("expected some values, and a fraction in (0, 1]")
+    return float(ordered[: int(np.ceil(fraction * len(ordered)))].mean())
+
+
 def correlation(first: ArrayLike, second: ArrayLike) -> float | None:
     """Return Pearson's correlation of two equally long samples, or None where either is constant."""
     a, b = np.asarray(first, np.float64), np.asarray(second, np.float64)

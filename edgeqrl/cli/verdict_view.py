@@ -1,0 +1,335 @@
+"""What `convert` and `validate` show of a report: what decides, facts, a plot of the losses, the verdict."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from edgeqrl.cli.loss_plot import ASCII, UNICODE, Signs, loss_plot
+
+Report = Mapping[str, Any]
+
+_STYLES = {"PASS": "bold green", "FAIL": "bold red", "INCONCLUSIVE": "bold yellow"}
+_WORDS = {"PASS": "PASS", "FAIL": "FAIL", "INCONCLUSIVE": "open"}  # of one criterion
+_MOST_COLUMNS = 100  # of the plot
+
+
+def print_report(report: Report, *, console: Any) -> None:
+    """Print a report: table, plot, the facts of the firmware and the verdict."""
+    signs = signs_of(console)
+    console.print(_table(report, signs), highlight=False)
+    for note in notes(report, signs):
+        console.print(f"[dim]{note}[/]", highlight=False)
+    firmware = _firmware_facts(report)
+    if firmware:
+        console.print(_pairs_of_facts(firmware), highlight=False)
+    print_plot(report, console=console)
+    print_verdict(report, console=console)
+
+
+def print_next(report: Report, folder: str, *, console: Any) -> None:
+    """Print what to try next, unless all is well; the command in a line of its own, to be copied."""
+    from rich.markup import escape
+
+    from edgeqrl.diagnose.advice import with_folder
+
+    advice = report.get("next")
+    if advice is None or (report.get("verdict") == "PASS" and advice["command"] is None):
+        return
+    # A command stays one line, however wide; so does a sentence in a file.
+    sentence = f"[bold]next:[/] {escape(advice['sentence'])}"
+    console.print(sentence, soft_wrap=not console.is_terminal, highlight=False)
+    if advice["command"] is not None:
+        command = with_folder(advice["command"], folder)
+        console.print(f"      {escape(command)}", soft_wrap=True, highlight=False)
+
+
+def print_verdict(report: Report, *, console: Any) -> None:
+    """Print the verdict and the sentence that a person would say."""
+    from rich.markup import escape
+
+    verdict = report.get("verdict")
+    name = "NO VERDICT" if verdict is None else str(verdict)
+    style = _STYLES.get(name, "bold")
+    shown = name.replace("_", " ")
+    sentence = str(report.get("sentence", "")).removeprefix(f"{shown}: ").removeprefix(f"{name}: ")
+    console.print(
+        f"[{style}]{shown}[/]  {escape(sentence)}", soft_wrap=not console.is_terminal, highlight=False
+    )
+
+
+def print_plot(report: Report, *, console: Any) -> None:
+    """Print the losses of all pairs, the interval of their mean and the margin, if they were judged."""
+    from rich.text import Text
+
+    loss = _criterion(report, "return")
+    if loss is None:
+        return
+    signs = signs_of(console)
+    detail = report["episodes_detail"]
+    plot = loss_plot(
+        [a - b for a, b in zip(detail["float_return"], detail["quantized_return"], strict=True)],
+        interval=(loss["mean"], loss["mean"]) if loss["has_breach"] else (loss["low"], loss["high"]),
+        margin=loss["limit"],
+        width=max(40, min(console.width, _MOST_COLUMNS) - 2),
+        signs=signs,
+    )
+    styles = {
+        "bars": "cyan",
+        "axis": "dim",
+        "interval": _STYLES[loss["verdict"]],
+        "margin": "red",
+        "label": "",
+        "": "",
+    }
+    ends = f"{signs.ends[0]}{signs.line}{signs.mean}{signs.line}{signs.ends[1]}"
+    sides = ((plot.num_left, "left"), (plot.num_right, "right"))
+    beyond = " and ".join(f"{count} {side}" for count, side in sides if count)
+    caption = f"loss of each pair, float - int8{f' ({beyond} of it)' if beyond else ''}"
+    console.print(Text(f"{caption}; {ends} their mean", style="dim"))
+    for line in plot.lines:
+        console.print(Text(" ").append_text(Text.assemble(*[(text, styles[kind]) for text, kind in line])))
+
+
+def signs_of(console: Any) -> Signs:
+    """Return the signs that the console's encoding can show."""
+    return UNICODE if str(console.encoding).lower().startswith("utf") else ASCII
+
+
+def rows(report: Report, signs: Signs) -> list[tuple[tuple[str, ...], str]]:
+    """Return the table's rows, (label, float, int8, worse by, limit, verdict), each with its style."""
+    found: list[tuple[tuple[str, ...], str]] = []
+    if "float_return" in report:
+        in_float, quantized, drop = (
+            report[name] for name in ("float_return", "quantized_return", "return_drop")
+        )
+        means = number(in_float["mean"]), number(quantized["mean"])
+        loss = _criterion(report, "return")
+        found.append((("mean return", *means, *_judged(loss, loss, 1.0)), ""))
+        confidence = f"[{number(drop['low'])}, {number(drop['high'])}] {100 * drop['confidence']:.3g} %"
+        approximate = _interval(in_float, signs), _interval(quantized, signs), confidence
+        found.append(((f"  approx. {100 * in_float['confidence']:.3g} %", *approximate, "", ""), "dim"))
+        failures = report["failures"]
+        counts = str(failures["float"]), str(failures["quantized"])
+        judged = _criterion(report, "failures")
+        found.append((("failed episodes", *counts, *_judged(judged, judged, 100.0)), _dim_unless(judged)))
+    found += _chatter_rows(report)
+    found += [(row, "dim") for row in _detail_rows(report)]
+    return found
+
+
+def notes(report: Report, signs: Signs) -> list[str]:
+    """Return what else one should know, in lines of at most 80 columns."""
+    parts = []
+    if "float_return" in report:
+        rho, terms = report["correlation"], report["terms"]
+        name = "\N{GREEK SMALL LETTER RHO}" if signs is UNICODE else "rho"
+        parts = [
+            f"{report['episodes']:,} of at most {report['max_episodes']:,} pairs",
+            f"{name} of the pairs {'undefined' if rho is None else f'{rho:.2f}'}",
+            f"random actions return {number(report['random_return']['mean'])}",
+            f"judgement {terms['judgement']} at level {terms['alpha_of_judgement']:.3g}",
+            f"declared worst loss {number(terms['worst_loss'])}",
+        ]
+    if "head" in report:
+        parts.append(f"action head: {_head(report['head'])}")
+    return _packed([*parts, *_likeness_notes(report.get("likeness") or {})], "; ", 80)
+
+
+def _likeness_notes(likeness: Report) -> list[str]:
+    """Return how alike the networks choose, and how far apart the states lie that they lead to."""
+    found = []
+    regret, kl = likeness.get("regret"), likeness.get("kl")
+    if regret is not None:
+        found.append(f"regret {regret['mean']:.2g} where the best leads by {regret['gap']:.2g}")
+    if kl is not None:
+        found.append(f"KL {kl['mean']:.2g} nats")
+    shifts = likeness.get("visitation")
+    if shifts:
+        most = shifts[0]
+        noise = "" if most["noise"] is None else f" (noise {most['noise']:.2g})"
+        found.append(f"states shift by {most['distance']:.2g} sd{noise}")
+    return found
+
+
+def number(value: float) -> str:
+    """Write a number as one reads it, in at most 7 columns or so."""
+    size = abs(value)
+    text = f"{value:.0f}" if 1e3 <= size < 1e6 else f"{value:.1f}" if 10.0 <= size < 1e3 else f"{value:.3g}"
+    return "0" if text == "-0" else text
+
+
+def _table(report: Report, signs: Signs) -> Any:
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    rule = signs.axis  # under the header; no other line is drawn
+    lines = box.Box(f"    \n    \n {rule * 2} \n    \n    \n    \n    \n    \n", ascii=signs is ASCII)
+    table = Table(box=lines, show_edge=False, pad_edge=False, padding=0, header_style="bold")
+    found = rows(report, signs)
+    is_judged = any(cells[4] for cells, _ in found)
+    names = (
+        "",
+        "   float",
+        "   int8",
+        "int8 is worse by" if is_judged else "",
+        "limit" if is_judged else "",
+        "",
+    )
+    for column, name in enumerate(names):
+        justify: Any = "left" if column in (0, 5) else "right"
+        # What does not fit goes on in the next line, but for labels, limits and verdicts.
+        is_whole = column in (0, 4, 5)
+        table.add_column(name, justify=justify, no_wrap=is_whole, overflow="fold")
+    for cells, style in found:
+        shown = [escape(cell) for cell in cells]
+        for verdict, word in _WORDS.items():
+            if cells[5] == word:
+                shown[5] = f"[{_STYLES[verdict]}]{word}[/]"
+        shown[5] = f" {shown[5]}"
+        table.add_row(*shown, style=style)
+    return table
+
+
+def _chatter_rows(report: Report) -> list[tuple[tuple[str, ...], str]]:
+    """Return what the actions change by from step to step, judged or not.
+
+    Judged is `int8 - (1 + g) float`; shown is `int8 - float`, so the interval and the limit are both shifted
+    by `g` times the float policy's mean.
+    """
+    judged, likeness = _criterion(report, "chatter"), report.get("likeness") or {}
+    detail = report.get("episodes_detail") or {}
+    if detail.get("float_chatter"):
+        in_float, quantized = (_mean(detail[f"{name}_chatter"]) for name in ("float", "quantized"))
+    elif likeness.get("chatter"):
+        in_float, quantized = (likeness["chatter"][name]["rate"] for name in ("float", "quantized"))
+    else:
+        return []
+    shifted = None
+    if judged is not None:
+        shift = report["terms"]["max_chatter"] * in_float
+        shifted = {
+            name: None if judged[name] is None else judged[name] + shift
+            for name in ("mean", "low", "high", "limit")
+        }
+    means = (f"{number(100 * mean)} %" for mean in (in_float, quantized))
+    cells = ("chatter a step", *means, *_judged(judged, shifted, 100.0))
+    return [(cells, _dim_unless(judged))]
+
+
+def _detail_rows(report: Report) -> list[tuple[str, ...]]:
+    found: list[tuple[str, ...]] = []
+
+    def add(label: str, in_float: str, quantized: str, worse: str = "") -> None:
+        found.append((label, in_float, quantized, worse, "", ""))
+
+    if "float_return" in report:
+        tail, worst, lengths = (report[name] for name in ("cvar", "worst_pair", "episode_lengths"))
+        label = f"worst {100 * tail['fraction']:.3g} % (CVaR)"
+        lost = number(tail["float"] - tail["quantized"])
+        add(label, number(tail["float"]), number(tail["quantized"]), lost)
+        pair = number(worst["float_return"]), number(worst["quantized_return"])
+        add("worst pair", *pair, f"{number(worst['loss'])} (seed {worst['seed']})")
+        add("episode length", number(lengths["float"]), number(lengths["quantized"]))
+    likeness = report.get("likeness")
+    if likeness is not None:
+        error, parted = likeness["action_error"], likeness.get("divergence")
+        note = f"mean error {error:.3g}" if error is not None else ""
+        if not note and parted is not None:
+            step = parted["median_step"]
+            note = "never part" if step is None else f"part at step {step:.0f}"
+        add("same actions", "", f"{100 * likeness['action_agreement']:.1f} %", note)
+    return found
+
+
+def _judged(judged: Report | None, shown: Report | None, factor: float) -> tuple[str, str, str]:
+    """Return the cells of a criterion: its mean with both anytime-valid ends, the limit, the verdict."""
+    if judged is None or shown is None:
+        return "", "", ""
+    unit = " %" if factor == 100.0 else ""
+    known = [shown[name] for name in ("mean", "limit", "low", "high") if shown[name] is not None]
+    mean, limit, *ends = _alike([factor * value for value in known])
+    interval = f" [{', '.join(ends)}]" if ends else ""  # after a loss beyond the worst there is none
+    return f"{mean}{interval}{unit}", f"{limit}{unit}", _WORDS[judged["verdict"]]
+
+
+def _alike(values: Sequence[float]) -> list[str]:
+    """Write numbers that are compared with equally many decimals: about three digits of the largest."""
+    largest = max(abs(value) for value in values)
+    if not 1e-3 <= largest < 1e6:
+        return [f"{value:.3g}" for value in values]
+    steps = ((1e3, 0), (10.0, 1), (0.1, 2), (0.01, 3), (1e-3, 4))
+    decimals = next(decimals for least, decimals in steps if largest >= least)
+    return [f"{value + 0.0:.{decimals}f}" for value in values]
+
+
+def _criterion(report: Report, name: str) -> Report | None:
+    found: Sequence[Report] = report.get("criteria") or ()
+    return next((criterion for criterion in found if criterion["name"] == name), None)
+
+
+def _dim_unless(judged: Report | None) -> str:
+    return "" if judged is not None else "dim"
+
+
+def _firmware_facts(report: Report) -> list[tuple[str, str]]:
+    firmware = report.get("firmware")
+    if firmware is None:
+        return []
+    estimate, emulation = firmware["estimate"], report.get("emulation")
+    ram = firmware["ram_bytes"] + firmware["stack_bytes"]
+    facts = [
+        (
+            f"flash on {firmware['board']}",
+            _share(firmware["flash_bytes"], firmware["flash_available_bytes"]),
+        ),
+        ("instructions a step", f"{firmware['instructions']:,}"),
+        ("RAM, stack included", _share(ram, firmware["ram_available_bytes"])),
+        ("time a step, estimate", f"{estimate['us'] / 1e3:.2f} ms"),
+    ]
+    if emulation is not None:
+        steps = f"{emulation['num_steps']:,} steps as host C"
+        facts.append((f"{emulation['episodes']} emulated episodes", steps))
+    return facts
+
+
+def _pairs_of_facts(facts: Sequence[tuple[str, str]]) -> Any:
+    """Return facts in two columns."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for column in range(4):
+        table.add_column(justify="right" if column % 2 else "left")
+    for first in range(0, len(facts), 2):
+        table.add_row(*(escape(cell) for fact in facts[first : first + 2] for cell in fact))
+    return table
+
+
+def _packed(parts: Sequence[str], separator: str, width: int) -> list[str]:
+    """Return the parts in as few lines as hold them."""
+    lines: list[str] = []
+    for part in parts:
+        if lines and len(lines[-1]) + len(separator) + len(part) <= width - 1:
+            lines[-1] += separator + part
+        else:
+            lines.append(part)
+    return lines
+
+
+def _interval(value: Report, signs: Signs) -> str:
+    return f"{number(value['low'])}{signs.to}{number(value['high'])}"
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _head(head: Report) -> str:
+    if head["kind"] == "argmax":
+        return "argmax"
+    is_scaled = any(gain != 1.0 for gain in head["gain"]) or any(head["offset"])
+    return "scale to the bounds" if is_scaled else "clip to the bounds"
+
+
+def _share(used: int, available: int) -> str:
+    return f"{used:,} B ({100 * used / available:.2g} %)"
