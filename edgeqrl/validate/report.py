@@ -270,7 +270,8 @@ def _rates(report: ValidationReport) -> str:
     assert pairs.quantized_chatter is not None
     assert report.terms.max_chatter is not None
     return (
-        f"{pairs.quantized_chatter.mean():.3g} a step against {pairs.float_chatter.mean():.3g}, and "
+        f"{100 * pairs.quantized_chatter.mean():.3g} % a step against "
+        f"{100 * pairs.float_chatter.mean():.3g} %, and "
         f"{100 * report.terms.max_chatter:.3g} % more is allowed"
     )
 
