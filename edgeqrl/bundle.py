@@ -15,6 +15,7 @@ from edgeqrl.files import from_json_bytes, sha256, staged_folder, to_json_bytes,
 SCHEMA = "edgeqrl-bundle-1"
 MANIFEST = "manifest.json"
 _MAX_OBSERVATION_SIZE = 2**24
+_MOST_SEEDS = 10**6  # of one judgement
 
 
 @dataclass
@@ -125,12 +126,18 @@ def new_bundle(folder: Path, facts: Mapping[str, Any]) -> Iterator[Bundle]:
 
 @contextmanager
 def edit_bundle(folder: Path) -> Iterator[Bundle]:
-    """Yield the bundle at `folder` for a stage to add to; what was there stays if the block raises."""
+    """Yield the bundle at `folder` for a stage to add to; what was there stays if the block raises.
+
+    Raises OutputError if another command has changed it meanwhile: one of the two results would be lost.
+    """
     open_bundle(folder)
+    before = (folder / MANIFEST).read_bytes()
     with staged_folder(folder, keep=True) as fresh:
         bundle = open_bundle(fresh)
         bundle.place = folder
         yield bundle
+        if (folder / MANIFEST).read_bytes() != before:
+            raise OutputError(f"Another command has changed '{folder}' meanwhile. Run this one again.")
         _finish(bundle)
 
 
@@ -192,16 +199,44 @@ def _is_shape(value: Any) -> bool:
     return is_sizes and prod(value) <= _MAX_OBSERVATION_SIZE
 
 
+def _is_ledger(value: Any) -> bool:
+    kinds = {"agent": str, "policy_sha256": str, "backend": str, "float_backend": str, "verdict": str}
+    counts: dict[str, int] = {}
+    for entry in value if isinstance(value, list) else [None]:
+        if not isinstance(entry, dict) or not all(isinstance(entry.get(k), t) for k, t in kinds.items()):
+            return False
+        counts[entry["agent"]] = counts.get(entry["agent"], 0) + 1
+        seeds, declared = entry.get("seeds"), entry.get("declared")
+        if not (isinstance(seeds, dict) and isinstance(declared, dict)):
+            return False
+        if not all(value is None or isinstance(value, str | int | float) for value in declared.values()):
+            return False
+        if not _is_seeds([seeds.get("first"), seeds.get("count")]):
+            return False
+        if type(entry.get("number")) is not int or entry["number"] != counts[entry["agent"]]:
+            return False
+    return True
+
+
+def _is_seeds(value: Any) -> bool:
+    """Tell [first seed, count]."""
+    is_pair = isinstance(value, list) and [type(number) for number in value] == [int, int]
+    return is_pair and 0 <= value[0] < 2**31 and 0 <= value[1] <= _MOST_SEEDS
+
+
 # What later stages take from a manifest for granted: fact -> what tells a sound value.
 _FACTS: dict[str, Callable[[Any], bool]] = {
     "agent_sha256": lambda value: isinstance(value, str),
     "board": lambda value: isinstance(value, str),
+    "diagnosed": lambda value: isinstance(value, list) and all(map(_is_seeds, value)),
     "environment": lambda value: isinstance(value, dict | None),
     "head": lambda value: isinstance(value, dict),
     "is_masked": lambda value: isinstance(value, bool),
+    "judgements": _is_ledger,
     "name": lambda value: isinstance(value, str) and value == identifier(value),
     "observation_shape": _is_shape,
     "scheme": lambda value: isinstance(value, dict),
+    "weights_sha256": lambda value: isinstance(value, str),
 }
 
 

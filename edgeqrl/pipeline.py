@@ -9,7 +9,7 @@ from shutil import rmtree
 from typing import TYPE_CHECKING, Any
 
 from edgeqrl import __version__, stages
-from edgeqrl.agents.heads import DiscreteHead, infer_head
+from edgeqrl.agents.heads import DiscreteHead
 from edgeqrl.backends.host_c import HostCPolicy
 from edgeqrl.bundle import Bundle, new_bundle, open_bundle, require_ours
 from edgeqrl.calibrate import read_recorded
@@ -17,10 +17,10 @@ from edgeqrl.data import data_folder
 from edgeqrl.environments import EnvironmentSpec, MakeEnv, spaces
 from edgeqrl.errors import DataError, MissingToolError, UsageError, require_name
 from edgeqrl.files import sha256, staged_folder, to_json_bytes
-from edgeqrl.judgements import carry_over, earlier_judgements
 from edgeqrl.quantize.tflite import Converter
 from edgeqrl.stages import Progress, Settings, silent
-from edgeqrl.validation_stage import add_validation
+from edgeqrl.stages.ledger import earlier_facts, judgements_of
+from edgeqrl.stages.validation import add_validation
 from firmware_export.board import Board, board_names, load_board
 from firmware_export.toolchain import find_compiler, host_compiler
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 
 FLOAT_BACKENDS = ("keras", "litert")
+AGENT_HASH = "agent/agent.sha256"  # stands for an agent whose classes cannot be saved
 
 
 @dataclass(frozen=True)
@@ -111,12 +112,10 @@ def convert(
     target = open_board(board) if isinstance(board, str | Path) else board
     _require_tools(target, settings)
     require_ours(Path(output))
-    earlier = earlier_judgements(Path(output))
     with ExitStack() as stack:
         converter = stack.enter_context(Converter())  # imports TensorFlow beside us, meanwhile
-        bundle = stack.enter_context(new_bundle(Path(output), {}))
+        bundle = stack.enter_context(new_bundle(Path(output), earlier_facts(Path(output))))
         agent, float_policy = begin(bundle, source, settings, progress=progress)
-        carry_over(bundle, earlier)
         calibration = stages.read_calibration(bundle)
         quantized = stages.add_quantized(
             bundle, agent, calibration, settings, converter=converter, progress=progress
@@ -262,7 +261,7 @@ def reload_agent(bundle: Bundle, make_env: MakeEnv | None, *, trust: bool) -> "A
     paths = [path for path in bundle.artefacts if path.startswith("agent/")]
     for path in paths:
         bundle.read(path)  # checks its sha256
-    if not paths or paths == ["agent/agent.sha256"]:
+    if not paths or paths == [AGENT_HASH]:
         raise DataError(f"The bundle '{bundle}' holds no agent file. Run convert from Python again.")
     is_folder = paths[0].startswith("agent/saved_model/")
     place = bundle.folder / ("agent/saved_model" if is_folder else paths[0])
@@ -278,47 +277,33 @@ def reload_agent(bundle: Bundle, make_env: MakeEnv | None, *, trust: bool) -> "A
     return replace(agent, head=head)
 
 
-def require_environment_fits(bundle: Bundle, make_env: MakeEnv | None) -> None:
-    """Raise UsageError unless the environment takes and gives what the bundle's policy does."""
-    if make_env is None:
-        return
-    known = spaces(make_env)
-    head = stages.read_head(bundle)
-    shape = tuple(bundle.fact("observation_shape"))
-    fits = tuple(known.observation_space.shape or ()) == shape
-    if fits:
-        stated = "argmax" if isinstance(head, DiscreteHead) else "clip"
-        infer_head(known.action_space, head.num_outputs, ends_in_tanh=False, stated=stated)
-        return
-    raise UsageError(
-        f"Environment '{known.name}' gives observations of shape {known.observation_space.shape}, but the "
-        f"policy of '{bundle}' takes {shape}. Is this its environment?"
-    )
-
-
 def validate_bundle(
     bundle: Bundle,
     make_env: MakeEnv | None,
     backend: str,
     settings: Settings,
     *,
-    float_backend: str = "litert",
+    float_backend: str | None = None,
     trust: bool = False,
     stated: Mapping[str, Any] | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Judge a bundle again; its float side is the float `.tflite` without TensorFlow, or its Keras agent.
 
+    Without a stated `float_backend` it is that of the last judgement, if it can be had here.
     `stated` is the environment that the command line named, as EnvironmentSpec.to_json, for commands.
     """
     from edgeqrl.backends import open_float_policy, open_policy
 
-    require_environment_fits(bundle, make_env)
+    stages.require_environment_fits(bundle, make_env)
     quantized = stages.read_quantized(bundle)
     policy = quantized.integer_policy(is_masked=bundle.fact("is_masked"))
     with ExitStack() as stack:
         played = stack.enter_context(open_policy(backend, policy, quantized.tflite))
-        if require_name("float backend", float_backend, FLOAT_BACKENDS) == "keras":
+        if (
+            require_name("float backend", float_backend or _last_float_backend(bundle), FLOAT_BACKENDS)
+            == "keras"
+        ):
             from edgeqrl.backends.keras import KerasPolicy
 
             judge: Any = KerasPolicy(reload_agent(bundle, make_env, trust=trust))
@@ -337,6 +322,13 @@ def validate_bundle(
     return stages.read_report(bundle)
 
 
+def _last_float_backend(bundle: Bundle) -> str:
+    judged = judgements_of(bundle)
+    has_agent = any(path.startswith("agent/") and path != AGENT_HASH for path in bundle.artefacts)
+    is_keras = bool(judged) and judged[-1]["float_backend"] == "keras"
+    return "keras" if is_keras and has_agent and find_spec("tensorflow") is not None else "litert"
+
+
 def emulate_bundle(
     bundle: Bundle,
     make_env: MakeEnv | None,
@@ -348,7 +340,7 @@ def emulate_bundle(
     """Play a bundle's firmware on the emulated core of its board."""
     if episodes < 0:
         raise UsageError(f"--episodes must be at least 0, got {episodes}.")
-    require_environment_fits(bundle, make_env)
+    stages.require_environment_fits(bundle, make_env)
     target = _board_of(bundle, board)
     quantized = stages.read_quantized(bundle)
     policy = quantized.integer_policy(is_masked=bundle.fact("is_masked"))

@@ -29,19 +29,13 @@ STAGES = (
     "edgeqrl.validate",
     "edgeqrl.diagnose",
     "edgeqrl.emulate",
-    "edgeqrl.judgements",
     "edgeqrl.stages",
-    "edgeqrl.validation_stage",
-    "edgeqrl.diagnosis_stage",
     "edgeqrl.pipeline",
     "edgeqrl.cli",
 )
 TOP = (
     "edgeqrl.diagnose",
     "edgeqrl.stages",
-    "edgeqrl.validation_stage",
-    "edgeqrl.diagnosis_stage",
-    "edgeqrl.judgements",
     "edgeqrl.pipeline",
     "edgeqrl.cli",
     "edgeqrl.bundle",
@@ -67,6 +61,8 @@ FORBIDDEN = {
         *(place for place in TOP if place != "edgeqrl.diagnose"),
     ),
     "edgeqrl/backends": ("edgeqrl.validate", "edgeqrl.calibrate", "edgeqrl.rollout", *TOP),
+    "edgeqrl/stages": ("edgeqrl.pipeline", "edgeqrl.cli"),
+    "edgeqrl/stages/settings.py": ("edgeqrl.bundle", "edgeqrl.diagnose"),
     "edgeqrl/zoo": tuple(stage for stage in STAGES if stage != "edgeqrl.zoo"),
     "firmware_export": (
         *(stage for stage in STAGES if stage != "edgeqrl.network"),

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeqrl.errors import DataError
-from edgeqrl.validate.agreement import AgreementCounter
+from edgeqrl.validate.agreement import NO_BOUND, AgreementCounter, action_range
 from edgeqrl.validate.chatter import Chatter, chatter, first_divergence, mean_chatter
 
 UNIT = Box(-1.0, 1.0, (1,), np.float32)
@@ -192,6 +192,21 @@ def test_episodes_part_where_the_counter_says_so(drawn: tuple[int, int, int], no
         return
     assert step == 0 or agreement(slice(step)) == 1.0
     assert agreement(slice(step, step + 1)) == 0.0
+
+
+@pytest.mark.parametrize("most", [np.inf, NO_BOUND, 1e308])
+@pytest.mark.parametrize("bounds", [(-1.0, 1.0), (-1.0, 0.0), (0.0, 1.0)], ids=["neither", "high", "low"])
+def test_bound_that_is_none_gives_no_range(most: float, bounds: tuple[float, float]) -> None:
+    """Spaces write the greatest float32 for "no bound"."""
+    low, high = (most * bound if bound else 0.0 for bound in bounds)
+    space = Box(np.array([low, -1.0]), np.array([high, 1.0]), dtype=np.float64)
+    span = action_range(space)
+    assert span is not None
+    assert span.tolist() == [np.inf, 2.0]
+    ours, theirs = np.array([[1.0, 0.0], [100.0, 0.0]]), np.array([[1.5, 0.0], [100.5, 0.0]])
+    # Without a range it is 1 % of the action, at least 0.01.
+    assert first_divergence(ours, theirs, space) == 0
+    assert first_divergence(ours[1:], theirs[1:], space) is None
 
 
 def test_actions_of_different_shapes_do_not_compare() -> None:

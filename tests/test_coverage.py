@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgeqrl.diagnose.coverage import FEW_LEVELS, MAX_FEATURES, Coverage, coverage
+from edgeqrl.diagnose.coverage import ENOUGH_STATES, FEW_LEVELS, MAX_FEATURES, Coverage, coverage
 from edgeqrl.errors import DataError
 from edgeqrl.network.edges import ArgmaxEdge, ObservationEdge
 from edgeqrl.network.integer_policy import IntegerPolicy
@@ -63,14 +63,26 @@ def test_feature_by_hand(values: list[float], saturated: float, levels: int, ran
 
 
 def test_feature_is_coarse_only_where_values_are_merged() -> None:
-    varied = np.linspace(0.0, 7.0, 200, dtype=np.float32)  # 8 levels for 200 values
-    flag = np.tile(np.array([0.0, 1.0], np.float32), 100)
-    wide = np.linspace(-100.0, 100.0, 200, dtype=np.float32)
+    varied = np.linspace(0.0, 7.0, 2000, dtype=np.float32)  # 8 levels for 2000 values
+    flag = np.tile(np.array([0.0, 1.0], np.float32), 1000)
+    wide = np.linspace(-100.0, 100.0, 2000, dtype=np.float32)
     found = coverage(policy(3), np.stack([varied, flag, wide], axis=1))
     assert [feature.is_coarse for feature in found.features] == [True, False, False]
     assert [feature.levels for feature in found.features][:2] == [8, 2]
     assert found.num_coarse == 1
     assert found.features[0].levels < FEW_LEVELS
+
+
+@pytest.mark.parametrize(
+    ("num_states", "is_coarse"), [(200, False), (ENOUGH_STATES - 1, False), (ENOUGH_STATES, True)]
+)
+def test_few_levels_in_few_states_say_nothing(num_states: int, is_coarse: bool) -> None:
+    (feature,) = of(np.linspace(0.0, 7.0, num_states).tolist()).features
+    assert (feature.levels, feature.is_coarse) == (8, is_coarse)
+
+
+def test_what_int8_holds_of_the_observation() -> None:
+    assert of([1.0], scale=0.5).observation_range == (-64.0, 63.5)
 
 
 def test_states_of_the_float_policy_are_told_apart() -> None:

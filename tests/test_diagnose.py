@@ -1,5 +1,6 @@
 """`edgeqrl diagnose` from outside: a policy that the bare converter ruined, and recorded observations."""
 
+import io
 import json
 import re
 import shlex
@@ -11,12 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from edgeqrl.bundle import open_bundle
 from edgeqrl.cli.diagnosis_view import bar, print_diagnosis
+from edgeqrl.cli.loss_plot import ASCII
 from edgeqrl.cli.main import cli, run
-from edgeqrl.diagnosis_stage import DEFAULT_EPISODES, DEFAULT_SEED
 from edgeqrl.errors import DataError
+from edgeqrl.stages.diagnosis import DEFAULT_EPISODES, DEFAULT_SEED
 
 AGENT = Path(__file__).parent / "data" / "cartpole_q_near_100.keras"
 SECTIONS = ("returns", "coverage", "states", "robustness", "blame")
@@ -107,13 +110,13 @@ def test_recorded_observations_are_diagnosed_as_far_as_they_tell(
 def test_networks_that_do_not_match_cost_one_section(
     fresh: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edgeqrl import diagnosis_stage
     from edgeqrl.errors import UnsupportedOperatorError
+    from edgeqrl.stages import diagnosis
 
     def refuse(*_: Any, **__: Any) -> Any:
         raise UnsupportedOperatorError("CUMSUM at 'x' is not known in float.")
 
-    monkeypatch.setattr(diagnosis_stage, "blame", refuse)
+    monkeypatch.setattr(diagnosis, "blame", refuse)
     assert run(["diagnose", str(fresh), "--episodes", "2", "--without", "robustness"]) == 0
     assert "no blame: CUMSUM at 'x' is not known in float." in capsys.readouterr().out
     assert diagnosis_of(fresh)["blame"] == {"unavailable": "CUMSUM at 'x' is not known in float."}
@@ -161,6 +164,147 @@ def test_absent_diagnosis_says_which_stage_makes_it(ruined: Path) -> None:
 )
 def test_bar(share: float, shown: str) -> None:
     assert bar(share, 4) == shown
+
+
+def test_bar_in_ascii() -> None:
+    assert [bar(share, 4, ASCII) for share in (0.0, 0.5, 7.0)] == ["    ", "##  ", "####"]
+
+
+def interval(mean: float, low: float, high: float) -> dict[str, float]:
+    return {"mean": mean, "low": low, "high": high, "confidence": 0.95}
+
+
+def disturbed(condition: str, level: float, mean: float, low: float, high: float) -> dict[str, Any]:
+    both = {
+        "float_return": interval(500.0, 500.0, 500.0),
+        "quantized_return": interval(500.0 - mean, 0.0, 0.0),
+    }
+    return {"condition": condition, "level": level, "return_drop": interval(mean, low, high)} | both
+
+
+def covered(clipped: float, **facts: Any) -> dict[str, Any]:
+    return {"levels": 200, "range_used": 1.0, "saturated": clipped, "float_saturated": clipped, **facts}
+
+
+def troubled() -> dict[str, Any]:
+    """A diagnosis with more in trouble than is shown."""
+    features = [
+        covered(0.01 * (i % 7), index=i, minimum=-1.5, maximum=2.25, is_coarse=i == 9) for i in range(12)
+    ]
+    layers = [covered(0.01 * i, name=f"net/layer_{i}/MatMul;x", operator="FULLY_CONNECTED") for i in range(9)]
+    states = [
+        {
+            "seed": 40_000 + i,
+            "step": 7,
+            "float_action": 1,
+            "quantized_action": 0,
+            "float_outputs": [96.5, 97.25],
+            "quantized_outputs": [97.0, 97.0],
+            "regret": 0.75,
+            "margin_in_steps": 1.9,
+        }
+        for i in range(5)
+    ]
+    blame = [
+        {"kind": kind, "name": name, "share": share, "share_low": share - 0.2, "share_high": share + 0.2}
+        | {"episode_return": interval(400.0, 390.0, 410.0)}
+        for kind, name, share in [("observation", "observation", 0.1), ("weights", "weights", 0.9)]
+        + [("layer", f"net/layer_{i}/MatMul", 0.5 + 0.01 * i) for i in range(6)]
+    ]
+    advice = {
+        "kind": "saturation",
+        "sentence": "Calibrate on more episodes.",
+        "command": "edgeqrl quantize BUNDLE",
+    }
+    drop = {"return_drop": interval(8.5, 5.0, 12.0)}
+    returns = {
+        "float_return": interval(500.0, 500.0, 500.0),
+        "quantized_return": interval(491.5, 480.0, 495.0),
+    }
+    return {
+        "backend": "host-c",
+        "environment": "CartPole-v1",
+        "seeds": {"first": 40_000, "count": 32},
+        "returns": returns | drop,
+        "coverage": {
+            "features": features,
+            "layers": layers,
+            "num_states": 5000,
+            "num_features": 12,
+            "observation_range": [-1.25, 1.0],
+        },
+        "states": {
+            "kind": "regret",
+            "disagreeing": 0.4,
+            "first_action": 0,
+            "margin_below_step": 0.3,
+            "disagreeing_below_step": 0.6,
+            "worst": states,
+        },
+        "robustness": {
+            "rows": [
+                disturbed("undisturbed", 0, 8.5, 5.0, 12.0),
+                disturbed("delay", 1, 90.0, 60.0, 120.0),
+                disturbed("sensor_noise", 0.1, 9.0, 4.0, 13.0),
+            ]
+        },
+        "blame": {"rows": blame},
+        "findings": [advice, advice | {"kind": "culprit", "sentence": "A long word of it. " * 9}],
+        "advice": advice,
+    }
+
+
+def shown(diagnosis: dict[str, Any], width: int, encoding: str = "utf-8") -> list[str]:
+    """Return the lines on a terminal of that width."""
+    raw = io.BytesIO()
+    file = io.TextIOWrapper(raw, encoding=encoding, errors="replace")
+    console = Console(file=file, width=width, force_terminal=True, color_system=None, legacy_windows=False)
+    print_diagnosis("agent", diagnosis, console=console)
+    file.flush()
+    return raw.getvalue().decode(encoding).splitlines()
+
+
+def test_much_trouble_takes_few_lines() -> None:
+    lines = shown(troubled(), 80)
+    assert len(lines) <= 45
+    assert lines[0] == "Diagnosis of agent in CartPole-v1, 32 episodes on host-c, seeds from 40000"
+    assert lines[-1] == "Next: edgeqrl quantize agent"
+    text = "\n".join(lines)
+    for words in ("1 step late", "and 6 features more", "and 4 layers more", "-1.25 … 1", "1.9 steps"):
+        assert words in text
+    for absent in ("noise", "margin", "int8 range", "feature 0 ", "layer_1/", "40003", "┃"):
+        assert absent not in text
+    # What is wrapped is indented.
+    start = next(i for i, line in enumerate(lines) if line.startswith("> "))
+    assert all(line.startswith("  ") for line in lines[start + 1 : -1])
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_ascii_terminals_can_read_it(width: int) -> None:
+    lines = shown(troubled(), width, "ascii")
+    assert max(map(len, lines)) <= width
+    assert "?" not in "".join(lines)
+    header = next(line for line in lines if "alone in float" in line)
+    assert "of the loss regained" in header
+
+
+def test_what_is_well_takes_a_line() -> None:
+    diagnosis = troubled()
+    well = [covered(0.0, index=0, minimum=0.0, maximum=1.0, is_coarse=False, name="a/b")]
+    diagnosis["coverage"] |= {"features": well, "layers": well, "num_features": 1}
+    diagnosis["robustness"]["rows"] = diagnosis["robustness"]["rows"][::2]
+    for row in diagnosis["blame"]["rows"]:
+        row["share_low"] = -0.1
+    text = "\n".join(shown(diagnosis, 100))
+    for words in (
+        "none of 1 disturbances costs int8 clearly more",
+        "none of 1 features is clipped or takes too few levels",
+        "none of 1 outputs is clipped",
+        "no part alone brings anything back beyond chance",
+    ):
+        assert words in text
+    diagnosis["coverage"]["num_states"] = 300
+    assert "none of 1 features is clipped." in "\n".join(shown(diagnosis, 100))
 
 
 def test_last_line_is_the_command_in_one_piece_however_narrow(

@@ -3,6 +3,7 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -37,6 +38,19 @@ CORES = ("cortex-m0plus", "cortex-m4", "rv32imac")
 def device(request: pytest.FixtureRequest) -> Iterator[EmulatedPolicy]:
     with EmulatedPolicy(firmware(request.param), policy(), board(request.param)) as opened:
         yield opened
+
+
+@pytest.mark.parametrize("text", [b"{no json", b"\xff\xff"])
+def test_reply_that_is_no_frame_is_one_sentence(text: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    process = unicorn_engine.EmulatorProcess()
+    frame = len(text).to_bytes(4, "little") + bytes(4) + text
+    with tempfile.TemporaryFile() as pipe:
+        pipe.write(frame)
+        pipe.seek(0)
+        monkeypatch.setattr(process._process, "stdout", pipe)
+        with pytest.raises(DeviceError, match="stopped answering"):
+            process.request("load", {}, b"")
+    process.close()
 
 
 def worker_of(device: EmulatedPolicy) -> subprocess.Popen[bytes]:

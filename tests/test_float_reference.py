@@ -323,6 +323,24 @@ def test_what_is_not_known_is_named() -> None:
         FloatReference(random_dense_tflite(RNG, (4, 2), ("NONE",)))
 
 
+@pytest.mark.parametrize("bias", [of(1, 4), {"shape": (4,), "dtype": "INT32", "data": np.ones(4, np.int32)}])
+@pytest.mark.parametrize(
+    ("name", "operands", "target"),
+    [
+        ("FULLY_CONNECTED", [of(1, 7), constant(4, 7)], of(1, 4)),
+        ("CONV_2D", [of(1, 5, 5, 2), constant(4, 3, 3, 2)], of(1, 3, 3, 4)),
+        ("DEPTHWISE_CONV_2D", [of(1, 5, 5, 4), constant(1, 3, 3, 4)], of(1, 3, 3, 4)),
+        ("TRANSPOSE_CONV", [numbers(1, 5, 5, 4), constant(4, 3, 3, 2), of(1, 3, 3, 2)], of(1, 5, 5, 4)),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_bias_is_a_float_constant(name: str, operands: Any, target: Any, bias: Any) -> None:
+    options = {} if name == "FULLY_CONNECTED" else {"padding": "VALID"}
+    FloatReference(single_operator(name, [*operands, constant(4)], [target], **options))
+    with pytest.raises(UnsupportedOperatorError, match=f"{name} of 'output_0'.*is computed"):
+        FloatReference(single_operator(name, [*operands, bias], [target], **options))
+
+
 def test_files_that_contradict_themselves_are_refused() -> None:
     writer = TFLiteWriter()
     source, lost, target = (writer.tensor(name, (1, 4), "FLOAT32") for name in ("x", "lost", "y"))

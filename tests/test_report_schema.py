@@ -13,8 +13,8 @@ from jsonschema.exceptions import best_match
 
 from edgeqrl.cli.main import run
 from edgeqrl.diagnose import advice
-from edgeqrl.diagnosis_stage import SCHEMA
 from edgeqrl.stages import REPORT_SCHEMA
+from edgeqrl.stages.diagnosis import SCHEMA
 from edgeqrl.validate.terms import Declared
 from edgeqrl.validate.verdict import agreement_on, validate
 from tests.toys import BoxChaosEnv, FixedPolicy, TargetEnv, TargetPolicy

@@ -16,7 +16,7 @@ from edgeqrl.network.edges import ObservationEdge, quantize_observations
 from edgeqrl.network.reference import Reference
 from tests.converter_models import BUILDERS, FLOAT_BUILDERS
 from tests.test_correction import float_layers, float_tflite, int8_tflite
-from tests.tflite_writer import random_float_tflite
+from tests.tflite_writer import TFLiteWriter, random_float_tflite
 
 ROOT = Path(__file__).parent.parent
 # int8 builder of `converter_models` -> the weighted layers of its network
@@ -149,6 +149,53 @@ def test_coarse_networks_are_simulated_to_the_bit(middle: str) -> None:
         for which in ("has_float_weights", "has_float_activations")
     }
     assert errors["has_float_weights"] < 0.5 * errors["has_float_activations"]
+
+
+def branches(order: str, *, is_float: bool, name: str = "{}") -> bytes:
+    """Return tanh of four dense layers of one shape, their operators in this order, joined as a, b, c, d."""
+    writer = TFLiteWriter()
+    kind = {"dtype": "FLOAT32"} if is_float else {"scale": 1 / 64, "zero_point": 0}
+    first = writer.tensor("x", (1, 3), **kind)
+    results = {}
+    for branch in order:
+        weights = np.random.default_rng(ord(branch)).integers(-127, 128, (2, 3)).astype(np.int8)
+        constant = {"dtype": "FLOAT32", "data": (weights / 128).astype(np.float32)}
+        if not is_float:
+            constant = {"data": weights, "scale": 1 / 128, "zero_point": 0}
+        matrix = writer.tensor(f"w_{branch}", (2, 3), **constant)
+        dense = writer.tensor(f"dense_{branch}", (1, 2), **kind)
+        writer.operator("FULLY_CONNECTED", [first, matrix], [dense])
+        range_ = kind if is_float else {"scale": 1 / 128, "zero_point": 0}
+        results[branch] = writer.tensor(name.format(f"tanh_{branch}"), (1, 2), **range_)
+        writer.operator("TANH", [dense], [results[branch]])
+    joined = writer.tensor("joined", (1, 2 * len(order)), **range_)
+    writer.operator("CONCATENATION", [results[branch] for branch in sorted(order)], [joined], axis=1)
+    return writer.finish([first], [joined])
+
+
+@pytest.mark.parametrize("order", ["abcd", "dcba", "bdac"])
+def test_branches_of_one_shape_are_told_apart_by_their_names(order: str) -> None:
+    pair = NetworkPair(branches("abcd", is_float=True), branches(order, is_float=False))
+    assert {name: twin for name, twin in pair.twins.items() if name != twin} == {}
+    values = observations(pair)
+    ours = SimulatedPolicy(pair, head_of(pair)).outputs(values)
+    np.testing.assert_array_equal(ours, integer_outputs(pair, values).astype(np.float32))
+    for layer in "abcd":
+        alone = SimulatedPolicy(pair, head_of(pair), in_float=frozenset({f"dense_{layer}"})).outputs(values)
+        columns = np.flatnonzero((alone != ours).any(axis=0))
+        assert {*columns} == {2 * "abcd".index(layer), 2 * "abcd".index(layer) + 1}
+
+
+def test_what_a_converter_renamed_is_matched_by_its_place_and_by_what_it_reads() -> None:
+    exact = branches("abcd", is_float=True)
+    pair = NetworkPair(exact, branches("abcd", is_float=False, name="renamed_{}"))
+    assert {name: pair.twins[name] for name in ("tanh_a", "tanh_d", "dense_a")} == {
+        "tanh_a": "renamed_tanh_a",
+        "tanh_d": "renamed_tanh_d",
+        "dense_a": "dense_a",
+    }
+    with pytest.raises(DataError, match="TANH of 'tanh_a' has no twin"):
+        NetworkPair(exact, branches("dcba", is_float=False, name="renamed_{}"))
 
 
 def test_it_acts_as_a_policy() -> None:

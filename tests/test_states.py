@@ -8,7 +8,9 @@ import pytest
 from numpy.typing import NDArray
 
 from edgeqrl.diagnose.states import MAX_LISTED, NUM_WORST, Steps, ask_both, play_both, worst_states
+from edgeqrl.errors import DataError
 from edgeqrl.rollout import rollout
+from edgeqrl.validate.agreement import NO_BOUND
 from tests.toys import (
     BoxChaosEnv,
     ChaosEnv,
@@ -120,6 +122,14 @@ def test_continuous_actions_are_ordered_by_error_as_a_share_of_the_range() -> No
     assert found.worst[1]["quantized_action"] == [0.0, 10.0]
 
 
+def test_bound_that_is_none_gives_no_range() -> None:
+    """Spaces write the greatest float32 for "no bound"; what is wrong by 100 must not agree."""
+    actions = np.array([[0.0, 0.0]], np.float32), np.array([[100.0, 0.0]], np.float32)
+    for span in (np.array([np.inf, 2.0]), np.array([2 * NO_BOUND, 2.0]), np.array([NO_BOUND, 2.0])):
+        found = worst_states(steps_of(*actions), span=span)
+        assert (found.disagreeing, found.worst[0]["error_of_range"]) == (1.0, 100.0)
+
+
 def test_without_outputs_the_states_that_disagree_are_named() -> None:
     found = worst_states(steps_of([0, 1, 2], [0, 0, 0]))
     assert (found.kind, [state["seed"] for state in found.worst]) == ("disagreement", [1, 2])
@@ -185,3 +195,5 @@ def test_recorded_observations_are_named_by_their_row() -> None:
     assert found.disagreeing == 0.75
     assert [(state["seed"], state["step"]) for state in found.worst] == [(None, n) for n in (1, 2, 3, 5, 6)]
     assert json.loads(json.dumps(found.to_json(), allow_nan=False))["kind"] == "disagreement"
+    with pytest.raises(DataError, match="no recorded observations"):
+        ask_both(TargetPolicy("float"), FixedPolicy(0), observations[:0])

@@ -165,15 +165,15 @@ def test_rare_catastrophe_within_the_mean_margin_does_not_pass(judged: dict[str,
     assert verdicts == {"return": "PASS", "failures": "INCONCLUSIVE", "chatter": "PASS"}
     assert f"{num_gusts} of its episodes failed and 0 of the float policy's" in judged["sentence"]
     # What would have passed it: the mean, its bootstrap interval, the likeness of actions.
-    assert judged["return_drop"]["mean"] < judged["margin"] / 3
-    assert judged["return_drop"]["high"] < judged["margin"] / 2
+    assert judged["return_drop"]["mean"] < judged["terms"]["margin"] / 3
+    assert judged["return_drop"]["high"] < judged["terms"]["margin"] / 2
     assert judged["likeness"]["action_error"] < 0.04, "half a percent of the range"
 
 
 def test_tail_and_worst_pair_show_the_catastrophe(judged: dict[str, Any]) -> None:
     worst, tail = judged["worst_pair"], judged["cvar"]
     assert has_gust(worst["seed"])
-    assert worst["quantized_return"] < judged["random_return"]["mean"] < worst["float_return"]
+    assert worst["quantized_return"] < judged["baseline"]["random_return"]["mean"] < worst["float_return"]
     assert worst["loss"] < judged["terms"]["worst_loss"]
     assert tail["float"] - tail["quantized"] > 10 * judged["return_drop"]["mean"]
 
@@ -181,9 +181,10 @@ def test_tail_and_worst_pair_show_the_catastrophe(judged: dict[str, Any]) -> Non
 def test_command_line_fails_a_loss_beyond_the_declared_worst(
     bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(["validate", str(bundle), "--env", RARE_ID, "--env-arg", "damage=1000", "--json"]) == 6
+    command = ["validate", str(bundle), "--env", RARE_ID, "--env-arg", "damage=1000", "--worst-loss", "60"]
+    assert run([*command, "--json"]) == 6
     sentence = json.loads(capsys.readouterr().out)["sentence"]
-    assert "declared as the worst loss" in sentence
+    assert "more than the 60.0 declared as the worst" in sentence
 
 
 def test_without_the_criterion_of_failures_it_would_pass(rare: Subject) -> None:
@@ -200,12 +201,13 @@ def test_more_frequent_catastrophe_fails(rare: Subject) -> None:
 
 
 def test_loss_beyond_the_declared_worst_fails_at_once(rare: Subject) -> None:
-    report = rare.judge(EnvironmentSpec(RARE_ID, {"damage": 1000.0}))
+    damaging = EnvironmentSpec(RARE_ID, {"damage": 1000.0})
+    report = rare.judge(damaging, declared=Declared(worst_loss=60))
     first = next(seed for seed in JUDGED if has_gust(seed))
     assert report.verdict is Verdict.FAIL
     assert len(report.seeds) == 64 * ((first - JUDGED.start) // 64 + 1)
     assert f"in the episode with seed {first} it lost" in report.sentence
-    assert "declared as the worst loss" in report.sentence
+    assert "more than the 60.0 declared as the worst" in report.sentence
 
 
 def test_costly_catastrophe_within_the_declared_worst_loss_does_not_pass(rare: Subject) -> None:
@@ -247,9 +249,9 @@ def test_blocks_that_lack_the_catastrophe_fool_the_bootstrap_and_not_the_verdict
     true_loss = 0.01 * losses[0].mean() + 0.99 * losses[1].mean()
     # The limit is the truth itself, of the failures or else of the mean: a wrong PASS is likeliest there.
     terms = (
-        Terms(true_loss, 300.0, 0.05, 1, None, None, failure_return=-np.inf)
+        Terms(true_loss, 300.0, True, 0.05, 1, None, None, failure_return=-np.inf)
         if damage
-        else Terms(1.2, 48.0, 0.05, 1, max_failures=0.01, max_chatter=None, failure_return=20.0)
+        else Terms(1.2, 48.0, True, 0.05, 1, max_failures=0.01, max_chatter=None, failure_return=20.0)
     )
     rng = np.random.default_rng(7)
     wrong, fooled = 0, 0

@@ -58,12 +58,10 @@ def test_arrays_that_come_back_can_be_changed(worker: Worker) -> None:
     [np.array([None]), np.zeros(2, [("a", "i4"), ("b", "f4")]), np.array(["2026-01-01"], "datetime64[D]")],
     ids=["objects", "structs", "dates"],
 )
-def test_arrays_of_other_kinds_are_refused(values: np.ndarray) -> None:
-    with (
-        Worker("tests.echo_worker", name="echo") as worker,
-        pytest.raises(ValueError, match="cannot travel"),
-    ):
+def test_arrays_of_other_kinds_are_refused_and_nothing_else(worker: Worker, values: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="cannot travel"):
         worker.call("echo", {}, {"a": values})
+    assert worker.call("echo", {"x": 1})[0] == {"x": 1}
 
 
 def test_what_a_library_prints_does_not_break_the_frames(worker: Worker) -> None:
@@ -132,19 +130,24 @@ def test_close_ends_an_idle_and_a_busy_process() -> None:
         worker.close()
 
 
-def test_an_interrupted_call_ends_the_process_at_once() -> None:
+@pytest.mark.parametrize("size", [0, 3_000_000], ids=["receiving", "sending"])
+def test_an_interrupted_call_ends_the_process_at_once(worker: Worker, size: int) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
+    worker.call("echo")
+    if size:
+        worker._process.send_signal(signal.SIGSTOP)  # reads nothing more, and the pipe fills up
     before = signal.signal(signal.SIGALRM, interrupt)
     try:
-        with pytest.raises(KeyboardInterrupt), Worker("tests.echo_worker", name="echo") as worker:
-            worker.call("echo")
-            signal.setitimer(signal.ITIMER_REAL, 0.2)
-            worker.call("hang")
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with pytest.raises(KeyboardInterrupt):
+            worker.call("hang", {}, {"a": np.zeros(size, np.int8)})
     finally:
         signal.signal(signal.SIGALRM, before)
     assert worker._process.returncode == -signal.SIGKILL
+    with pytest.raises(DeviceError, match="was closed"):
+        worker.call("echo")
 
 
 def test_a_worker_nobody_closed_ends_with_its_parent() -> None:

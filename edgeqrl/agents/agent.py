@@ -1,8 +1,11 @@
 """Agent: a live Keras model with the head that turns its outputs into the environment's actions."""
 
+import hashlib
 import re
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from edgeqrl.agents.heads import Head
 
@@ -35,6 +38,15 @@ class Agent:
             raise ValueError(f"not a C identifier: {self.name!r}")
         if any(n < 1 for n in self.observation_shape):
             raise ValueError(f"observation shape must be positive, got {self.observation_shape}")
+
+    @property
+    def weights_sha256(self) -> str:
+        """Return a hash of the weights' values: the same for a live model and for any file of it."""
+        digest = hashlib.sha256()
+        for weight in self.model.weights:
+            values = np.ascontiguousarray(np.asarray(weight))
+            digest.update(f"{values.dtype.str} {values.shape} ".encode() + values.tobytes())
+        return digest.hexdigest()
 
 
 _FILE_ENDINGS = ("_params", "_golden")  # of the files of another policy in the same image

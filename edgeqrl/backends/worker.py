@@ -119,12 +119,17 @@ class Worker:
             raise self._death(f"The {self.name} process was closed and cannot be asked again.")
         assert not self._is_waiting, "the last reply was not read"
         assert self._process.stdin is not None
-        self._is_waiting = True
+        frame = _frame({"command": command, "options": options or {}}, arrays or {})
         self._log_start = os.fstat(self._log.fileno()).st_size
         try:
-            _write_frame(self._process.stdin, {"command": command, "options": options or {}}, arrays or {})
+            self._is_waiting = True
+            self._process.stdin.write(frame)
+            self._process.stdin.flush()
         except OSError:
             raise self._died() from None
+        except BaseException:
+            self.close()  # half a frame may be in the pipe
+            raise
 
     def receive(self) -> tuple[Options, Arrays]:
         """Wait for the reply to `send`."""
@@ -134,6 +139,9 @@ class Worker:
             reply, arrays = _read_frame(self._process.stdout)
         except (EOFError, OSError, ValueError):
             raise self._died() from None
+        except BaseException:
+            self.close()  # a reply may be half read
+            raise
         self._is_waiting = False
         if "error" in reply:
             raise _rebuild(reply, self._death, self.name, _last_lines(self._log, self._log_start))
@@ -170,7 +178,8 @@ def serve(handlers: Mapping[str, Handler]) -> None:
             reply: Options = {"options": options}
         except Exception as error:
             reply, results = {"error": type(error).__name__, "message": str(error)}, {}
-        _write_frame(target, reply, results)
+        target.write(_frame(reply, results))
+        target.flush()
 
 
 def _rebuild(reply: Options, death: type[EdgeQRLError], name: str, words: str) -> EdgeQRLError:
@@ -182,14 +191,13 @@ def _rebuild(reply: Options, death: type[EdgeQRLError], name: str, words: str) -
     return death(f"The {name} process failed: {reply['error']}: {message}{said}")
 
 
-def _write_frame(target: IO[bytes], message: Options, arrays: Mapping[str, NDArray[Any]]) -> None:
+def _frame(message: Options, arrays: Mapping[str, NDArray[Any]]) -> bytes:
     values = [np.asarray(array) for array in arrays.values()]
     if any(array.dtype.kind not in _KINDS for array in values):
         raise ValueError(f"arrays of {sorted({array.dtype.kind for array in values})} cannot travel")
     described = [(name, array.dtype.str, array.shape) for name, array in zip(arrays, values, strict=True)]
     text = json.dumps({**message, "arrays": described}).encode()
-    target.write(b"".join([_LENGTH.pack(len(text)), text, *(array.tobytes() for array in values)]))
-    target.flush()
+    return b"".join([_LENGTH.pack(len(text)), text, *(array.tobytes() for array in values)])
 
 
 def _read_frame(source: IO[bytes]) -> tuple[Options, Arrays]:

@@ -84,7 +84,9 @@ def settings_from(options: dict[str, Any]) -> Any:
     chosen = {name: options[name] for name in same_name if name in options}
     declared = [field.name for field in fields(Declared)]
     if set(declared) <= set(options):
-        chosen["declared"] = Declared(**{name: _unless_none(options[name]) for name in declared})
+        switched_off = {name for name in ("max_failures", "max_chatter") if options[name] == "none"}
+        stated: dict[str, Any] = {name: options[name] for name in declared} | dict.fromkeys(switched_off)
+        chosen["declared"] = Declared(**stated)
     if options.get("no_rewrites"):
         chosen["scheme"] = require_scheme("int8-bare")
     if options.get("no_self_test"):
@@ -102,8 +104,3 @@ def exit_code_of(verdict: str | None) -> int:
         "NOTHING_TO_PRESERVE": NothingToPreserve.exit_code,
     }
     return codes.get(verdict or "", 0)
-
-
-def _unless_none(value: Any) -> Any:
-    """Return None for the word `none`, which switches a criterion off."""
-    return None if value == "none" else value

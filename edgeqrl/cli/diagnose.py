@@ -32,8 +32,8 @@ def diagnose(bundle: Path, episodes: int, seed: int, without: str, as_json: bool
         show = naming_parts(progress)
         show("play", 0, 0)
         from edgeqrl.bundle import edit_bundle
-        from edgeqrl.diagnosis_stage import diagnose_bundle
         from edgeqrl.pipeline import environment_of
+        from edgeqrl.stages.diagnosis import diagnose_bundle
 
         stated = environment_from(options["env"], options["env_arg"], options["wrapper"])
         with edit_bundle(bundle) as edited:

@@ -1,14 +1,23 @@
-"""What `edgeqrl diagnose` shows: small tables, what was found, and the command to try next."""
+"""What `edgeqrl diagnose` shows: what is amiss in small tables, what was found, the command to try next.
+
+What is well takes one line; diagnosis.json has it all.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from math import floor, log10
 from typing import Any
 
-Section = Mapping[str, Any]
+from edgeqrl.cli.loss_plot import ASCII, UNICODE, Signs
+from edgeqrl.cli.verdict_view import number, signs_of
 
-MAX_ROWS = 8  # of features and of layers; diagnosis.json has more
+Section = Mapping[str, Any]
+Columns = Mapping[str, str]  # name -> "left" or "right"
+
+MAX_ROWS = 4  # of a table
+MAX_STATES = 3
 
 _SLIGHT = 0.001  # share that is too little to be shown as a number
+_NARROW = 72  # columns: with fewer, what can be missed is left out
 
 _PARTS = {
     "play": ("visiting states", "episodes"),
@@ -17,13 +26,12 @@ _PARTS = {
     "blame": ("blaming layers", "episodes"),
 }
 _CONDITIONS = {
-    "undisturbed": ("undisturbed", ""),
-    "sensor_noise": ("sensor noise", "%"),
-    "dropped_observations": ("observations lost", "%"),
-    "delay": ("observations late", "steps"),
+    "undisturbed": "undisturbed",
+    "sensor_noise": "noise of {percent} %",
+    "dropped_observations": "{percent} % lost",
+    "delay": "{level} late",
 }
 _BAR_WIDTH = 12
-_EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 
 def naming_parts(progress: Any) -> Callable[[str, int, int], None]:
@@ -36,20 +44,15 @@ def naming_parts(progress: Any) -> Callable[[str, int, int], None]:
     return show
 
 
-def print_diagnosis(folder: str, diagnosis: Section) -> None:
-    """Print the diagnosis: the cost first, the reasons, and the next command as the last line."""
+def print_diagnosis(folder: str, diagnosis: Section, *, console: Any = None) -> None:
+    """Print the diagnosis: what is amiss, the cost, the reasons, and the next command as the last line."""
     from rich.console import Console
     from rich.markup import escape
 
     from edgeqrl.diagnose.advice import with_folder
 
-    console = Console()
-    is_wrapped = console.is_terminal  # in a file a sentence stays one line
-
-    def say(text: str) -> None:
-        console.print(text, soft_wrap=not is_wrapped, highlight=False)
-
-    say(f"[bold]Diagnosis of {escape(folder)}[/]{_played(diagnosis)}")
+    page = _Page(console or Console())
+    page.say(f"[bold]Diagnosis of {escape(folder)}[/]{escape(_played(diagnosis))}")
     for part, show in (
         ("robustness", _robustness),
         ("coverage", _coverage),
@@ -58,33 +61,83 @@ def print_diagnosis(folder: str, diagnosis: Section) -> None:
     ):
         section = diagnosis.get(part) or {}
         if "unavailable" in section:
-            say(f"[dim]no {part}: {escape(section['unavailable'])}[/]")
+            page.say(f"[dim]no {part}: {escape(section['unavailable'])}[/]")
         elif section:
-            show(section)
-    say("")
-    say(_cost(diagnosis))
+            show(page, section)
+    page.say("")
+    page.say(_cost(diagnosis))
     advice = diagnosis["advice"]
     for finding in diagnosis.get("findings", ()):
-        mark = "[bold yellow]>[/]" if finding["kind"] == advice["kind"] else " "
-        say(f"{mark} {escape(finding['sentence'])}")
+        page.finding(finding["sentence"], is_first=finding["kind"] == advice["kind"])
     if advice["command"] is not None:
         # One line, however wide: it is there to be copied.
         command = with_folder(advice["command"], folder)
-        console.print(f"[bold]Next:[/] {escape(command)}", soft_wrap=True, highlight=False)
+        page.console.print(f"[bold]Next:[/] {escape(command)}", soft_wrap=True, highlight=False)
 
 
-def bar(share: float, width: int = _BAR_WIDTH) -> str:
+def bar(share: float, width: int = _BAR_WIDTH, signs: Signs = UNICODE) -> str:
     """Return a bar of `share` in [0, 1] of `width` columns."""
-    eighths = round(min(max(share, 0.0), 1.0) * width * 8)
-    full, part = divmod(eighths, 8)
-    return ("█" * full + (_EIGHTHS[part] if part else "")).ljust(width)
+    filled = min(max(share, 0.0), 1.0) * width
+    if signs is ASCII:
+        return ("#" * round(filled)).ljust(width)
+    full, part = divmod(round(8 * filled), 8)
+    return ("█" * full + (" ▏▎▍▌▋▊▉"[part] if part else "")).ljust(width)
+
+
+class _Page:
+    """Where it is written, and with which signs."""
+
+    def __init__(self, console: Any) -> None:
+        self.console, self.signs = console, signs_of(console)
+        self.is_narrow = console.width < _NARROW
+
+    def say(self, text: str) -> None:
+        """Print a sentence; in a file it stays one line."""
+        self.console.print(text, soft_wrap=not self.console.is_terminal, highlight=False)
+
+    def finding(self, sentence: str, *, is_first: bool) -> None:
+        """Print what was found, with a mark before what to try first."""
+        from rich.markup import escape
+        from rich.table import Table
+
+        mark = "[bold yellow]>[/]" if is_first else " "
+        if not self.console.is_terminal:
+            self.say(f"{mark} {escape(sentence)}")
+            return
+        grid = Table.grid(padding=(0, 1, 0, 0))  # so that what is wrapped is indented
+        grid.add_row(mark, escape(sentence))
+        self.console.print(grid, highlight=False)
+
+    def table(self, columns: Columns, rows: Sequence[Sequence[str]]) -> None:
+        """Print a table without lines but under its header."""
+        from rich import box
+        from rich.markup import escape
+        from rich.table import Table
+
+        rule = self.signs.axis
+        lines = box.Box(
+            f"    \n    \n {rule * 2} \n    \n    \n    \n    \n    \n", ascii=self.signs is ASCII
+        )
+        table = Table(box=lines, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+        for name, justify in columns.items():
+            side: Any = justify
+            table.add_column(escape(name), justify=side, overflow="fold")
+        for row in rows:
+            table.add_row(*(escape(cell) for cell in row))
+        self.console.print(table, highlight=False)
+
+    def span(self, low: float, high: float) -> str:
+        """Write from where to where."""
+        between = self.signs.to if self.is_narrow else f" {self.signs.to} "
+        return f"{low:.3g}{between}{high:.3g}"
 
 
 def _played(diagnosis: Section) -> str:
     if "seeds" not in diagnosis:
         return ", on recorded observations"
     first, count = diagnosis["seeds"]["first"], diagnosis["seeds"]["count"]
-    return f", {count} episodes on {diagnosis['backend']}, seeds {first} to {first + count - 1}"
+    where = f" in {diagnosis['environment']}" if diagnosis.get("environment") else ""
+    return f"{where}, {count} episodes on {diagnosis['backend']}, seeds from {first}"
 
 
 def _cost(diagnosis: Section) -> str:
@@ -95,171 +148,159 @@ def _cost(diagnosis: Section) -> str:
         return f"[bold]No return was measured.[/]{actions}"
     drop = returns["return_drop"]
     in_float, quantized = (returns[name]["mean"] for name in ("float_return", "quantized_return"))
-    interval = f"[{_number(drop['low'])}, {_number(drop['high'])}]".replace("[", r"\[")
-    means = f"int8 returns {_number(quantized)}, float {_number(in_float)}: "
+    interval = f"[{number(drop['low'])}, {number(drop['high'])}]".replace("[", r"\[")
+    means = f"int8 returns {number(quantized)}, float {number(in_float)}: "
     if drop["low"] > 0.0:
-        return f"[bold red]{means}{_number(drop['mean'])} lost[/] {interval}.{actions}"
-    word = "nothing lost" if drop["mean"] <= 0.0 else f"{_number(drop['mean'])} lost, which may be chance"
+        return f"[bold red]{means}{number(drop['mean'])} lost[/] {interval}.{actions}"
+    word = "nothing lost" if drop["mean"] <= 0.0 else f"{number(drop['mean'])} lost, which may be chance"
     return f"[bold]{means}{word}[/] {interval}.{actions}"
 
 
-def _coverage(section: Section) -> None:
-    from edgeqrl.cli.show import print_table
-
-    features, layers = _most_telling(section["features"]), _most_telling(section["layers"])
-    _feature_table(features, section)
-    if not any(_clips(layer) for layer in layers):
-        _quietly("Layers", f"none of {len(section['layers'])} outputs is clipped")
+def _robustness(page: _Page, section: Section) -> None:
+    rows, at_rest = section["rows"], section["rows"][0]
+    usual = max(0.0, at_rest["return_drop"]["high"])
+    worse = [row for row in rows[1:] if row["return_drop"]["low"] > usual]
+    if not worse:
+        page.say(f"[bold]Disturbed:[/] none of {len(rows) - 1} disturbances costs int8 clearly more.")
         return
-    rows = [
-        [
-            _layer_name(layer["name"]),
-            f"{bar(layer['range_used'], 8)} {_percent(layer['range_used'])}",
-            str(layer["levels"]),
-            _clipped(layer["float_saturated"]),
-            _clipped(layer["saturated"]),
+    most = sorted(worse, key=lambda row: -float(row["return_drop"]["mean"]))[:MAX_ROWS]
+    shown = []
+    for row in (row for row in rows if row is at_rest or row in most):
+        drop = row["return_drop"]
+        means = (number(value["mean"]) for value in (row["float_return"], row["quantized_return"], drop))
+        shown.append([_condition(row), *means, page.span(drop["low"], drop["high"])])
+    names = ("float", "int8", "lost", "between")
+    page.table({"observations": "left"} | dict.fromkeys(names, "right"), shown)
+    rest = len(rows) - 1 - len(worse)
+    if rest:
+        page.say(f"[dim]{rest} other disturbance{'s cost' if rest > 1 else ' costs'} int8 no more.[/]")
+
+
+def _condition(row: Section) -> str:
+    level = row["level"]
+    words = _CONDITIONS.get(row["condition"], str(row["condition"]))
+    return words.format(percent=f"{100 * level:.3g}", level=f"{level:g} step{'' if level == 1 else 's'}")
+
+
+def _coverage(page: _Page, section: Section) -> None:
+    from edgeqrl.diagnose.coverage import ENOUGH_STATES
+
+    clipped = ("clipped: float", "int8")
+    features = _in_trouble(section["features"])
+    if features:
+        held = section.get("observation_range")
+        has_no_levels = page.is_narrow and not any(feature["is_coarse"] for feature in features)
+        rows = [
+            [
+                f"feature {feature['index']}",
+                page.span(feature["minimum"], feature["maximum"]),
+                *([] if held is None else [page.span(*held)]),
+                *([] if has_no_levels else [f"{feature['levels']}{' few' if feature['is_coarse'] else ''}"]),
+                *_clipped(feature),
+            ]
+            for feature in features[:MAX_ROWS]
         ]
-        for layer in layers
-    ]
-    columns = [
-        "layer",
-        "of the int8 range",
-        "levels",
-        "clipped\n(float)",
-        "clipped\n(int8)",
-    ]
-    title = f"Layers: {_of(len(layers), len(section['layers']), 'output')}, where each policy goes"
-    print_table(title, columns, rows, right=(2, 3, 4))
-
-
-def _feature_table(features: Sequence[Section], section: Section) -> None:
-    from edgeqrl.cli.show import print_table
-
-    count = section["num_features"]
-    if not any(_clips(feature) or feature["is_coarse"] for feature in features):
-        _quietly("Observation", f"none of {count} features is clipped or takes too few levels")
-        return
-    rows = [
-        [
-            str(feature["index"]),
-            f"{feature['minimum']:.3g} … {feature['maximum']:.3g}",
-            f"{bar(feature['range_used'], 8)} {_percent(feature['range_used'])}",
-            f"{feature['levels']}{' few' if feature['is_coarse'] else ''}",
-            _clipped(feature["float_saturated"]),
-            _clipped(feature["saturated"]),
+        names = (
+            "seen",
+            *([] if held is None else ["int8 holds"]),
+            *([] if has_no_levels else ["levels"]),
+            *clipped,
+        )
+        page.table({"input": "left"} | dict.fromkeys(names, "right"), rows)
+        _more(page, features, "feature")
+    else:
+        levels = " or takes too few levels" if section["num_states"] >= ENOUGH_STATES else ""
+        page.say(f"[bold]Observation:[/] none of {section['num_features']} features is clipped{levels}.")
+    layers = _in_trouble(section["layers"])
+    if layers:
+        rows = [
+            [_layer_name(layer["name"]), str(layer["levels"]), *_clipped(layer)]
+            for layer in layers[:MAX_ROWS]
         ]
-        for feature in features
-    ]
-    columns = ["feature", "seen", "of the int8 range", "levels"]
-    columns += ["clipped\n(float)", "clipped\n(int8)"]
-    title = f"Observation: {_of(len(features), count, 'feature')}, where each policy goes"
-    print_table(title, columns, rows, right=(3, 4, 5))
+        page.table({"output of layer": "left"} | dict.fromkeys(("levels", *clipped), "right"), rows)
+        _more(page, layers, "layer")
+    else:
+        page.say(f"[bold]Layers:[/] none of {len(section['layers'])} outputs is clipped.")
+
+
+def _in_trouble(rows: Sequence[Section]) -> list[Section]:
+    """Return those that clip, or have too few levels, the worst first."""
+
+    def trouble(row: Section) -> tuple[float, float, int]:
+        return -(row["float_saturated"] or 0.0), -row["saturated"], row["levels"]
+
+    found = [row for row in rows if _clips(row) or row.get("is_coarse", False)]
+    return sorted(found, key=trouble)
 
 
 def _clips(row: Section) -> bool:
     return bool(max(row["saturated"], row["float_saturated"] or 0.0) >= _SLIGHT)
 
 
-def _quietly(title: str, sentence: str) -> None:
-    from rich.console import Console
+def _more(page: _Page, rows: Sequence[Section], thing: str) -> None:
+    count = len(rows) - MAX_ROWS
+    if count > 0:
+        page.say(f"[dim]and {count} {thing}{'' if count == 1 else 's'} more, in diagnosis.json[/]")
 
-    Console().print(f"[bold]{title}:[/] {sentence}.", soft_wrap=True, highlight=False)
 
-
-def _most_telling(rows: Sequence[Section]) -> list[Section]:
-    """Return at most MAX_ROWS, in order: those that clip most, then those with the fewest levels."""
-    ordered = sorted(
-        range(len(rows)),
-        key=lambda i: (
-            -(rows[i]["float_saturated"] or 0.0),
-            -rows[i]["saturated"],
-            not rows[i].get("is_coarse", False),
-            rows[i]["levels"],
-        ),
+def _blame(page: _Page, section: Section) -> None:
+    if all(row["share"] is None for row in section["rows"]):
+        page.say("[bold]Blame:[/] nothing is lost beyond chance, so no layer is to blame.")
+        return
+    helping = [row for row in section["rows"] if (row["share_low"] or 0.0) > 0.0]
+    most = sorted(helping, key=lambda row: -float(row["share"]))[:MAX_ROWS]
+    if not most:
+        page.say("[bold]Blame:[/] no part alone brings anything back beyond chance.")
+        return
+    rows = []
+    for row in (row for row in helping if row in most):
+        name = _layer_name(row["name"]) if row["kind"] == "layer" else f"all {row['name']}"
+        share, low, high = (row[key] for key in ("share", "share_low", "share_high"))
+        cells = [
+            "observation" if row["kind"] == "observation" else name,
+            number(row["episode_return"]["mean"]),
+            f"{round(100 * share)} %",
+            f"{round(100 * low)} {page.signs.to} {round(100 * high)} %",
+        ]
+        rows.append(cells if page.is_narrow else [*cells, bar(share, signs=page.signs)])
+    columns = {"alone in float": "left"} | dict.fromkeys(
+        ("returns", "of the loss regained", "between"), "right"
     )
-    return [rows[index] for index in sorted(ordered[:MAX_ROWS])]
+    page.table(columns if page.is_narrow else columns | {"": "left"}, rows)
 
 
-def _states(section: Section) -> None:
-    from edgeqrl.cli.show import print_table
-
-    worst = section["worst"]
+def _states(page: _Page, section: Section) -> None:
+    worst = section["worst"][:MAX_STATES]
     if not worst:
         return
     is_error = section["kind"] == "action_error"
     rows = []
     for state in worst:
-        place = "" if state["seed"] is None else str(state["seed"])
-        actions = [_action(state["float_action"]), _action(state["quantized_action"])]
+        place = [] if state["seed"] is None else [str(state["seed"])]
+        cells = [
+            *place,
+            str(state["step"]),
+            _action(state["float_action"]),
+            _action(state["quantized_action"]),
+        ]
         if is_error:
-            measured = [_number(state["action_error"]), _percent(state["error_of_range"])]
+            cells += [number(state["action_error"]), _percent(state["error_of_range"])]
         else:
-            measured = [_outputs(state, kind, section["first_action"]) for kind in ("float", "quantized")]
+            kinds = ("float",) if page.is_narrow else ("float", "quantized")
+            cells += [_outputs(state, kind, section["first_action"]) for kind in kinds]
             steps = state.get("margin_in_steps")
-            measured.append("" if steps is None else f"{steps:.2g}")
-        rows.append([place, str(state["step"]), *actions, *measured])
-    measures = ["float\noutputs", "int8\noutputs", "margin,\nint8 steps"]
-    columns = [
-        "seed",
-        "step",
-        "float\naction",
-        "int8\naction",
-        *(["error", "of range"] if is_error else measures),
-    ]
-    where = "recorded" if worst[0]["seed"] is None else "on the float policy's way"
-    print_table(f"Worst states {where}", columns, rows, right=tuple(range(len(columns))))
+            cells.append("" if steps is None else f"{steps:.2g} step{'' if steps == 1 else 's'}")
+        rows.append(cells)
+    is_played = worst[0]["seed"] is not None
+    outputs = ("float outputs",) if page.is_narrow else ("float outputs", "int8 outputs")
+    measures = ("error", "of range") if is_error else (*outputs, "best leads by")
+    names = (*(("seed",) if is_played else ()), "step", "float", "int8", *measures)
+    page.say(f"[bold]Worst actions {'on the way of the float policy' if is_played else 'recorded'}[/]")
+    page.table(dict.fromkeys(names, "right"), rows)
     below, amiss = section["margin_below_step"], section["disagreeing_below_step"]
     if below is not None:
-        there = "" if amiss is None else f", and in {_percent(amiss)} of those where the actions differ"
-        _quietly("Margins", f"below one int8 step in {_percent(below)} of states{there}")
-
-
-def _robustness(section: Section) -> None:
-    from edgeqrl.cli.show import print_table
-
-    rows = []
-    most = max(
-        abs(row[name]["mean"]) for row in section["rows"] for name in ("float_return", "quantized_return")
-    )
-    for row in section["rows"]:
-        name, unit = _CONDITIONS.get(row["condition"], (row["condition"], ""))
-        level = row["level"]
-        shown = "" if not unit else f" {100 * level:.3g} %" if unit == "%" else f" {level:.3g} {unit}"
-        in_float, quantized, drop = (row[key] for key in ("float_return", "quantized_return", "return_drop"))
-        rows.append(
-            [
-                f"{name}{shown}".replace("1 steps", "1 step"),
-                _number(in_float["mean"]),
-                _number(quantized["mean"]),
-                _number(drop["mean"]),
-                f"{drop['low']:.3g} … {drop['high']:.3g}",
-                bar(abs(drop["mean"]) / most if most else 0.0, 8) if drop["low"] > 0.0 else "",
-            ]
-        )
-    print_table("Disturbed", ["", "float", "int8", "lost", "between", ""], rows, right=(1, 2, 3))
-
-
-def _blame(section: Section) -> None:
-    from edgeqrl.cli.show import print_table
-
-    if all(row["share"] is None for row in section["rows"]):
-        _quietly("Blame", "nothing is lost beyond chance, so no layer is to blame")
-        return
-    rows = []
-    for row in section["rows"]:
-        name = _layer_name(row["name"]) if row["kind"] == "layer" else f"all {row['name']}"
-        share, low, high = (row[key] or 0.0 for key in ("share", "share_low", "share_high"))
-        rows.append(
-            [
-                "observation" if row["kind"] == "observation" else name,
-                _number(row["episode_return"]["mean"]),
-                f"{round(100 * share)} %",
-                f"{round(100 * low)} … {round(100 * high)} %",
-                bar(share) if low > 0.0 else "",
-            ]
-        )
-    columns = ["alone in float", "return", "of the loss\nregained", "between", ""]
-    print_table("Blame: one part at a time back in float", columns, rows, right=(1, 2, 3))
+        there = "" if amiss is None else f", {_percent(amiss)} of those where actions differ"
+        page.say(f"The best output leads by less than one int8 step in {_percent(below)} of states{there}.")
 
 
 def _outputs(state: Section, kind: str, first_action: int) -> str:
@@ -276,18 +317,18 @@ def _outputs(state: Section, kind: str, first_action: int) -> str:
 
 def _action(action: Any) -> str:
     if isinstance(action, list):
-        listed = ", ".join(_number(value) for value in action[:4])
-        return f"{listed}, …" if len(action) > 4 else listed
+        listed = ", ".join(number(value) for value in action[:4])
+        return f"{listed}, .." if len(action) > 4 else listed
     return str(action)
 
 
-def _clipped(share: float | None) -> str:
-    return "" if share is None else "-" if share == 0.0 else "<0.1 %" if share < _SLIGHT else _percent(share)
-
-
-def _of(shown: int, total: int, thing: str) -> str:
-    things = f"{thing}{'' if total == 1 else 's'}"
-    return f"{total} {things}" if shown == total else f"{shown} of {total} {things}, the most telling"
+def _clipped(row: Section) -> list[str]:
+    """Return which shares are clipped where the float, and where the quantized policy goes."""
+    shares = row["float_saturated"], row["saturated"]
+    return [
+        "" if share is None else "-" if share == 0.0 else "<0.1 %" if share < _SLIGHT else _percent(share)
+        for share in shares
+    ]
 
 
 def _layer_name(name: str) -> str:
@@ -297,7 +338,3 @@ def _layer_name(name: str) -> str:
 def _percent(share: float) -> str:
     percent = 100.0 * share
     return f"{percent:.0f} %" if percent >= 10.0 or percent == 0.0 else f"{percent:.2g} %"
-
-
-def _number(value: float) -> str:
-    return f"{value:.1f}" if abs(value) >= 10.0 else f"{value:.3g}"

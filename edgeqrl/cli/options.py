@@ -99,8 +99,8 @@ def validation_options(command: Command) -> Command:
         click.option(
             "--worst-loss",
             metavar="LOSS",
-            help="Most that one episode can lose: a number, or a percentage of |float - random|.  "
-            "[default: 200%]",
+            help="Most that one episode can lose or gain: a number, or a percentage of |float - random|.  "
+            "[default: 200%, or the spread of the baseline's returns]",
         ),
         click.option(
             "--margin",

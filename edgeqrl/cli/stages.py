@@ -40,13 +40,11 @@ def calibrate(agent: str, output: Path, as_json: bool, **options: Any) -> None:
         progress("load", 0, 0)
         from edgeqrl import pipeline, stages
         from edgeqrl.bundle import new_bundle
-        from edgeqrl.judgements import carry_over, earlier_judgements
+        from edgeqrl.stages.ledger import earlier_facts
 
         source = pipeline.Source(agent, environment_for(agent, options), **source_options(options))
-        earlier = earlier_judgements(output)
-        with new_bundle(output, {}) as bundle:
+        with new_bundle(output, earlier_facts(output)) as bundle:
             pipeline.begin(bundle, source, settings_from(options), progress=progress)
-            carry_over(bundle, earlier)
             found = stages.read_calibration(bundle)
     facts = {
         "num_observations": len(found.observations),
@@ -103,11 +101,13 @@ def quantize(bundle: Path, as_json: bool, **options: Any) -> None:
 @validation_options
 @click.option("--backend", default="host-c", show_default=True, help="Backend of the quantized policy.")
 @click.option(
-    "--float-backend", default="litert", show_default=True, help="litert, without TensorFlow; or keras."
+    "--float-backend",
+    metavar="NAME",
+    help="litert, without TensorFlow; or keras.  [default: that of the last judgement]",
 )
 @click.option("--trust", is_flag=True, help="Load a SavedModel with any operator: it may run code.")
 @json_option
-def validate(bundle: Path, backend: str, float_backend: str, as_json: bool, **options: Any) -> int:
+def validate(bundle: Path, backend: str, float_backend: str | None, as_json: bool, **options: Any) -> int:
     """Play the float and the quantized policy of BUNDLE on the same seeds; needs no TensorFlow."""
     from edgeqrl.cli.show import print_conversion, print_json
 

@@ -67,7 +67,7 @@ def print_plot(report: Report, *, console: Any) -> None:
     detail = report["episodes_detail"]
     plot = loss_plot(
         [a - b for a, b in zip(detail["float_return"], detail["quantized_return"], strict=True)],
-        interval=(loss["mean"], loss["mean"]) if loss["has_breach"] else (loss["low"], loss["high"]),
+        interval=_known_interval(loss),
         margin=loss["limit"],
         width=max(40, min(console.width, _MOST_COLUMNS) - 2),
         signs=signs,
@@ -87,6 +87,12 @@ def print_plot(report: Report, *, console: Any) -> None:
     console.print(Text(f"{caption}; {ends} their mean", style="dim"))
     for line in plot.lines:
         console.print(Text(" ").append_text(Text.assemble(*[(text, styles[kind]) for text, kind in line])))
+
+
+def _known_interval(loss: Report) -> tuple[float, float]:
+    """Return the ends that hold; the mean stands for one that a breach has left without meaning."""
+    low, high = (loss["mean"] if loss[end] is None else loss[end] for end in ("low", "high"))
+    return min(low, loss["mean"]), max(high, loss["mean"])
 
 
 def signs_of(console: Any) -> Signs:
@@ -125,9 +131,10 @@ def notes(report: Report, signs: Signs) -> list[str]:
         parts = [
             f"{report['episodes']:,} of at most {report['max_episodes']:,} pairs",
             f"{name} of the pairs {'undefined' if rho is None else f'{rho:.2f}'}",
-            f"random actions return {number(report['random_return']['mean'])}",
+            f"random actions return {number(report['baseline']['random_return']['mean'])}",
             f"judgement {terms['judgement']} at level {terms['alpha_of_judgement']:.3g}",
-            f"declared worst loss {number(terms['worst_loss'])}",
+            f"{'declared' if terms['is_worst_loss_declared'] else 'assumed'} worst loss "
+            f"{number(terms['worst_loss'])}",
         ]
     if "head" in report:
         parts.append(f"action head: {_head(report['head'])}")
@@ -193,8 +200,8 @@ def _table(report: Report, signs: Signs) -> Any:
 def _chatter_rows(report: Report) -> list[tuple[tuple[str, ...], str]]:
     """Return what the actions change by from step to step, judged or not.
 
-    Judged is `int8 - (1 + g) float`; shown is `int8 - float`, so the interval and the limit are both shifted
-    by `g` times the float policy's mean.
+    Judged is `int8 - (1 + g) float` against a floor; shown is the same as `int8 - float` against a limit that
+    `g` times the float policy's mean is added to. The interval belongs to the former, and is not shown.
     """
     judged, likeness = _criterion(report, "chatter"), report.get("likeness") or {}
     detail = report.get("episodes_detail") or {}
@@ -204,15 +211,12 @@ def _chatter_rows(report: Report) -> list[tuple[tuple[str, ...], str]]:
         in_float, quantized = (likeness["chatter"][name]["rate"] for name in ("float", "quantized"))
     else:
         return []
-    shifted = None
+    shown = None
     if judged is not None:
-        shift = report["terms"]["max_chatter"] * in_float
-        shifted = {
-            name: None if judged[name] is None else judged[name] + shift
-            for name in ("mean", "low", "high", "limit")
-        }
+        limit = judged["limit"] + report["terms"]["max_chatter"] * in_float
+        shown = {"mean": quantized - in_float, "low": None, "high": None, "limit": limit}
     means = (f"{number(100 * mean)} %" for mean in (in_float, quantized))
-    cells = ("chatter a step", *means, *_judged(judged, shifted, 100.0))
+    cells = ("chatter a step", *means, *_judged(judged, shown, 100.0))
     return [(cells, _dim_unless(judged))]
 
 
@@ -246,9 +250,10 @@ def _judged(judged: Report | None, shown: Report | None, factor: float) -> tuple
     if judged is None or shown is None:
         return "", "", ""
     unit = " %" if factor == 100.0 else ""
-    known = [shown[name] for name in ("mean", "limit", "low", "high") if shown[name] is not None]
-    mean, limit, *ends = _alike([factor * value for value in known])
-    interval = f" [{', '.join(ends)}]" if ends else ""  # after a loss beyond the worst there is none
+    names = [name for name in ("mean", "limit", "low", "high") if shown[name] is not None]
+    known = dict(zip(names, _alike([factor * shown[name] for name in names]), strict=True))
+    mean, limit, low, high = (known.get(name, "?") for name in ("mean", "limit", "low", "high"))
+    interval = "" if low == high == "?" else f" [{low}, {high}]"  # a breach leaves an end without meaning
     return f"{mean}{interval}{unit}", f"{limit}{unit}", _WORDS[judged["verdict"]]
 
 
@@ -259,7 +264,7 @@ def _alike(values: Sequence[float]) -> list[str]:
         return [f"{value:.3g}" for value in values]
     steps = ((1e3, 0), (10.0, 1), (0.1, 2), (0.01, 3), (1e-3, 4))
     decimals = next(decimals for least, decimals in steps if largest >= least)
-    return [f"{value + 0.0:.{decimals}f}" for value in values]
+    return [f"{round(value, decimals) + 0.0:.{decimals}f}" for value in values]  # never -0.0
 
 
 def _criterion(report: Report, name: str) -> Report | None:

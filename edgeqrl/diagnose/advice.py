@@ -3,15 +3,15 @@
 A pure function of report.json and diagnosis.json; either may lack anything.
 """
 
-import json
-import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from math import ceil
-from typing import Any
+from math import ceil, floor, inf, log10
 
-from edgeqrl.validate.terms import Declared
+from edgeqrl.diagnose.case import PLACE, Case, Facts, with_folder
+from edgeqrl.validate.report import number
+
+__all__ = ["PLACE", "Advice", "Case", "advise", "findings", "loses_return", "with_folder"]
 
 FEW_EPISODES = 20  # of calibration; the default
 MANY_EPISODES = 100
@@ -24,98 +24,19 @@ _RESCALE = (
     "Train on observations whose features have like ranges, as with gymnasium.wrappers.RescaleObservation."
 )
 _HOPELESS = 10  # times the episodes played
+_MANY = 20_000  # episodes that one would rather not play
+_MOST = 500_000  # that `validate` plays
 _SPARE = 1.25  # more episodes than the estimate says, for it is one
+_BEYOND = 1.1  # times the worst loss met: the next may be a little worse
+_CHATTER_STEP = 0.5  # to which a rise of chatter is rounded up
+_CHATTER_MOST = 10.0  # times as much again: to allow more is not to judge it
+_SLIGHT_LOSS = 0.01  # of the float return: what is less explains nothing, where no margin says better
 
-PLACE = "BUNDLE"  # for the folder, in commands that are kept: a bundle does not know where it lies
-
-Facts = Mapping[str, Any]
-
-
-def with_folder(command: str, folder: str) -> str:
-    """Return a kept command with the bundle's folder in it."""
-    return " ".join(
-        shlex.quote(folder) + word.removeprefix(PLACE) if re.fullmatch(rf"{PLACE}(/\S*)?", word) else word
-        for word in command.split(" ")
-    )
-
-
-@dataclass(frozen=True)
-class Case:
-    """What a command needs to know of a bundle."""
-
-    folder: str
-    name: str
-    rewrites: bool
-    head: Facts  # as in the manifest
-    environment: Facts | None  # as EnvironmentSpec.to_json; None: recorded observations
-    is_stated: bool  # the environment was named on the command line and must be named again
-    agent: str | None  # path of the agent's file in the bundle
-    calibration_episodes: int | None  # None: recorded observations
-    board: str | None
-    declared: Facts  # the terms of the last judgement, as the user stated them; empty before the first
-
-    @classmethod
-    def of_manifest(
-        cls, folder: str, manifest: Facts, calibration_episodes: int | None, stated: Facts | None = None
-    ) -> "Case":
-        """Return the case of a bundle's manifest; `stated` is the environment of the command line."""
-        artefacts = [path for path in manifest.get("artefacts", ()) if path.startswith("agent/")]
-        is_folder = any(path.startswith("agent/saved_model/") for path in artefacts)
-        files = ["agent/saved_model"] if is_folder else [p for p in artefacts if p != "agent/agent.sha256"]
-        return cls(
-            folder=folder,
-            name=str(manifest["name"]),
-            rewrites=bool(manifest.get("scheme", {}).get("rewrites", True)),
-            head=manifest.get("head", {}),
-            environment=stated or manifest.get("environment"),
-            is_stated=stated is not None,
-            agent=files[0] if files else None,
-            calibration_episodes=calibration_episodes,
-            board=manifest.get("board"),
-            declared=next((entry["declared"] for entry in reversed(manifest.get("judgements", ()))), {}),
-        )
-
-    def command(self, stage: str, *options: str) -> str | None:
-        """Return `edgeqrl STAGE BUNDLE ...`, or None where only Python knows the environment."""
-        if self._is_callable:
-            return None
-        arguments = self._environment_arguments() if self.is_stated else []
-        return shlex.join(["edgeqrl", stage, self.folder, *arguments, *options])
-
-    def convert(self, *options: str) -> str | None:
-        """Return the command that makes the bundle anew from its own agent, or None where there is none."""
-        if self._is_callable or self.agent is None or self.environment is None:
-            return None
-        arguments = [f"{self.folder}/{self.agent}", *self._environment_arguments(), "-o", self.folder]
-        arguments += ["--name", self.name]
-        if self.head.get("kind") == "box":
-            is_scaled = any(g != 1.0 for g in self.head["gain"]) or any(self.head["offset"])
-            arguments += ["--head", "scale" if is_scaled else "clip"]
-        if self.board is not None:
-            arguments += ["--board", self.board]
-        return shlex.join(["edgeqrl", "convert", *arguments, *options])
-
-    def terms(self) -> list[str]:
-        """Return the options that state the declared terms again, where they are not the defaults."""
-        options: list[str] = []
-        for name, default in Declared().to_json().items():
-            value = self.declared.get(name, default)
-            if value != default:
-                options += [f"--{name.replace('_', '-')}", "none" if value is None else str(value)]
-        return options
-
-    @property
-    def _is_callable(self) -> bool:
-        return not self.is_stated and bool((self.environment or {}).get("is_callable"))
-
-    def _environment_arguments(self) -> list[str]:
-        assert self.environment is not None
-        arguments = ["--env", str(self.environment["env_id"])]
-        for name, value in self.environment.get("kwargs", {}).items():
-            arguments += ["--env-arg", f"{name}={json.dumps(value)}"]
-        for wrapper in self.environment.get("wrappers", ()):
-            arguments += ["--wrapper", str(wrapper)]
-        return arguments
+_DISTURBED = {  # conditions of `diagnose.robustness`, in words
+    "sensor_noise": "sensor noise of {share} of each feature's standard deviation",
+    "dropped_observations": "{share} of the observations lost",
+    "delay": "observations {steps} late",
+}
 
 
 @dataclass(frozen=True)
@@ -138,7 +59,7 @@ def advise(case: Case, report: Facts, diagnosis: Facts | None = None) -> Advice:
 
 def findings(case: Case, report: Facts, diagnosis: Facts | None = None) -> list[Advice]:
     """Return everything that the facts say, what to try first at the front; never empty."""
-    verdict = report.get("verdict")
+    verdict = _verdict(report, diagnosis)
     if verdict == "NOTHING_TO_PRESERVE":
         return [
             Advice(
@@ -148,47 +69,90 @@ def findings(case: Case, report: Facts, diagnosis: Facts | None = None) -> list[
             )
         ]
     is_lossy, is_open = loses_return(report, diagnosis), verdict == "INCONCLUSIVE"
+    is_restless, is_beyond = "chatter" in _named(report, "FAIL"), _breach(report) is not None
     found: list[Advice] = []
-    if not case.rewrites and (is_lossy or is_open):
+    if not case.rewrites and (is_lossy or is_open or is_beyond):
         found.append(_bare(case, diagnosis))
-    if is_open and not is_lossy:
-        found.append(_more_episodes(case, report))
-    is_restless = "chatter" in _failed(report)
-    if is_restless and not is_lossy:
-        found.append(_chatter(diagnosis))
-    if diagnosis is not None and (is_lossy or is_open or is_restless):
-        found += _causes(case, diagnosis)
+    last = [_chatter(case, report, diagnosis)] if is_restless else []
+    if is_beyond:
+        last.insert(0, _worst_loss(case, report))
+    elif is_open:
+        last.append(_more_episodes(case, report))
+    if not is_lossy:  # then these come first
+        found, last = found + last, []
+    if diagnosis is not None and (is_lossy or is_open or is_restless or is_beyond):
+        found += _causes(case, report, diagnosis, is_lossy=is_lossy)
     elif is_lossy and case.rewrites:
         sentence = "See which layer, feature or state costs the return."
         found.append(Advice("undiagnosed", sentence, case.command("diagnose")))
-    if is_restless and is_lossy:
-        found.append(_chatter(diagnosis))
-    if is_open and is_lossy:
-        found.append(_more_episodes(case, report))
+    found += last
     if not found and verdict is None and case.environment is not None and not is_lossy:
-        found.append(Advice("not_judged", "No verdict has been given yet.", case.command("validate")))
-    return found or [_nothing(case, is_lossy)]
+        found.append(_not_judged(case, report))
+    fragile = _fragile(report, diagnosis)
+    if not found and (is_lossy or fragile is None):
+        found.append(_nothing(case, is_lossy))
+    return found if fragile is None else [*found, fragile]
 
 
 def loses_return(report: Facts, diagnosis: Facts | None) -> bool:
-    """Say whether the quantized policy is known to return less: by the verdict, else by the diagnosis."""
+    """Say whether the quantized policy is known to return less: by the verdict, else by the diagnosis.
+
+    More chatter is no loss of return, nor is one episode beyond the worst loss where the mean is not.
+    """
+    if report.get("verdict") == "PASS":
+        return False
+    if report.get("verdict") == "FAIL":
+        failed = _named(report, "FAIL")
+        excused = {"chatter"} if _breach(report) is None else {"chatter", "return"}
+        return not failed or bool(failed - excused)
+    returns = _section(diagnosis, "returns")
+    return "return_drop" in returns and _matters(returns["return_drop"], returns, report)
+
+
+def _verdict(report: Facts, diagnosis: Facts | None) -> str | None:
+    """Return the verdict; None also where the diagnosis knows better that there is something to preserve."""
     verdict = report.get("verdict")
-    if verdict in ("PASS", "FAIL"):
-        return verdict == "FAIL" and _failed(report) != {"chatter"}
-    drop = ((diagnosis or {}).get("returns") or {}).get("return_drop")
-    return drop is not None and drop["low"] > 0.0
+    if verdict == "NOTHING_TO_PRESERVE":
+        in_float = _section(diagnosis, "returns").get("float_return")
+        at_random = (report.get("baseline") or {}).get("random_return")
+        if in_float is not None and at_random is not None and in_float["low"] > at_random["mean"]:
+            return None
+    return None if verdict is None else str(verdict)
 
 
-def _failed(report: Facts) -> set[str]:
+def _named(report: Facts, verdict: str) -> set[str]:
+    """Return the criteria with that verdict."""
     criteria = report.get("criteria") or ()
-    return {criterion["name"] for criterion in criteria if criterion.get("verdict") == "FAIL"}
+    return {criterion["name"] for criterion in criteria if criterion.get("verdict") == verdict}
 
 
-def _causes(case: Case, diagnosis: Facts) -> list[Advice]:
+def _breach(report: Facts) -> str | None:
+    """Return "loss" or "gain" where one episode beyond the worst loss, and no more, has kept from a PASS."""
+    for criterion in report.get("criteria") or ():
+        if criterion["name"] == "return" and criterion.get("verdict") != "PASS" and criterion.get("breach"):
+            is_lost = criterion["breach"] == "loss" and criterion["mean"] > criterion["limit"]
+            return None if is_lost else str(criterion["breach"])
+    return None
+
+
+def _matters(drop: Facts, returns: Facts, report: Facts) -> bool:
+    """Say whether a loss is beyond chance, and may be more than may be lost."""
+    allowed = (report.get("terms") or {}).get("margin")
+    if allowed is None or report.get("verdict") not in ("PASS", "FAIL", "INCONCLUSIVE"):
+        in_float = returns.get("float_return") or {"mean": 0.0}
+        allowed = _SLIGHT_LOSS * abs(in_float["mean"])
+    return bool(drop["low"] > 0.0 and drop["high"] > allowed)
+
+
+def _causes(case: Case, report: Facts, diagnosis: Facts, *, is_lossy: bool) -> list[Advice]:
     """Return what may cost return, the better evidence first."""
+    blame = _section(diagnosis, "blame")
+    # Who is to blame for next to nothing, or for what may be lost, is no cause.
+    is_within = "return" in _named(report, "PASS")
+    is_blamed = is_lossy or (not is_within and "loss" in blame and _matters(blame["loss"], blame, report))
     candidates = (
         _saturated(case, diagnosis),
-        _culprit(case, diagnosis),
+        _culprit(case, diagnosis) if is_blamed else None,
         _coarse(diagnosis),
         _margins(diagnosis) if case.rewrites else None,  # else said with the bare converter
         _few_episodes(case),
@@ -235,6 +199,8 @@ def _saturated(case: Case, diagnosis: Facts) -> Advice | None:
 def _culprit(case: Case, diagnosis: Facts) -> Advice | None:
     blame = _section(diagnosis, "blame")
     suspects = blame.get("suspects") or ()
+    if len(suspects) > 1 and not case.rewrites:
+        return None  # what int8 resolves is known only with the rewrites
     if len(suspects) > 1:
         named = " and ".join(
             "the observation" if name == "observation" else f"'{_layer_name(name)}'" for name in suspects
@@ -298,57 +264,133 @@ def _few_episodes(case: Case) -> Advice | None:
     )
 
 
-def _chatter(diagnosis: Facts | None) -> Advice:
-    states = _section(diagnosis, "states")
-    why = ""
-    if states.get("margin_below_step"):
-        why = (
-            f" (in {_percent(states['margin_below_step'])} of states the two best outputs lie closer than "
-            "one int8 step)"
-        )
+def _chatter(case: Case, report: Facts, diagnosis: Facts | None) -> Advice:
+    below, rates = _section(diagnosis, "states").get("margin_below_step"), _chatter_rates(report)
+    why = (
+        ""
+        if not below
+        else f" (in {_percent(below)} of states the best output leads by less than one int8 step)"
+    )
+    found = f"The quantized actions change more from step to step than was allowed{why}"
+    cure = "train with a cost on changes of action, or hold each action for some steps."
+    if rates is None:
+        return Advice("chatter", f"{found}: {cure}")
+    in_float, quantized = rates
+    steps = inf if in_float <= 0.0 else ceil((quantized / in_float - 1.0) / _CHATTER_STEP - 1e-9)
+    is_judged = steps * _CHATTER_STEP <= _CHATTER_MOST
+    allowed = f"{100 * _CHATTER_STEP * steps:.0f}%" if is_judged else "none"
+    terms = case.terms(max_chatter=allowed if is_judged else None)
     return Advice(
         "chatter",
-        f"The quantized actions change more from step to step than was allowed{why}: train with a cost on "
-        "changes of action, or hold each action for some steps.",
+        f"{found}: {number(100 * quantized)} % a step where the float policy's change "
+        f"{number(100 * in_float)} %. Accept it where the actuator does not mind, in a new judgement with "
+        f"--max-chatter {allowed}; else {cure}",
+        case.command("validate", *case.backends(report), *terms),
+    )
+
+
+def _chatter_rates(report: Facts) -> tuple[float, float] | None:
+    """Return by what the actions change a step, in float and quantized, over all pairs that were judged."""
+    detail = report.get("episodes_detail") or {}
+    if not detail.get("float_chatter"):
+        return None
+    in_float, quantized = (detail[f"{name}_chatter"] for name in ("float", "quantized"))
+    return sum(in_float) / len(in_float), sum(quantized) / len(quantized)
+
+
+def _worst_loss(case: Case, report: Facts) -> Advice:
+    is_gain, terms, detail = _breach(report) == "gain", report["terms"], report["episodes_detail"]
+    losses = [a - b for a, b in zip(detail["float_return"], detail["quantized_return"], strict=True)]
+    amounts = [-loss for loss in losses] if is_gain else losses
+    most = max(amounts)
+    seed = detail["seed"][amounts.index(most)]
+    count = sum(amount > terms["worst_loss"] for amount in amounts)
+    stated = "declared" if terms.get("is_worst_loss_declared") else "assumed"
+    limit = f"more than the {stated} worst loss of {number(terms['worst_loss'])}"
+    verb, noun = ("gained", "gains") if is_gain else ("lost", "losses")
+    what, which = f"One episode (seed {seed}) {verb} {number(most)}, {limit}", "that episode"
+    if count > 1:
+        what, which = f"{count:,} episodes {verb} {limit}, seed {seed} most: {number(most)}", "them"
+    why = ", where the float policy may have collapsed" if is_gain else ""
+    wanted = case.terms(worst_loss=_rounded_up(_BEYOND * most))
+    return Advice(
+        "worst_loss",
+        f"{what}. Look at {which}{why}; if such {noun} can happen, declare them with --worst-loss.",
+        case.command("validate", *case.backends(report), *wanted),
     )
 
 
 def _more_episodes(case: Case, report: Facts) -> Advice:
     played = int(report.get("episodes") or 0)
     missing = report.get("episodes_to_decide")
-    is_hopeless = played >= _ENOUGH if missing is None else missing > _HOPELESS * played
-    if is_hopeless:
-        open_ones = [c for c in report.get("criteria") or () if c["verdict"] == "INCONCLUSIVE"]
-        if any(c["name"] == "failures" and c["mean"] > 0.0 for c in open_ones):
-            seed = report["worst_pair"]["seed"]
-            return Advice(
-                "rare_failures",
-                f"It fails in rare episodes, as with seed {seed}: calibration may not have met what happens "
-                "there. Calibrate on more episodes.",
-                _recalibrate(case),
-            )
-        return Advice(
-            "at_the_limit",
-            f"{played:,} episodes do not decide and more hardly would: what is judged lies close to what was "
-            "declared as its limit. A better policy would decide, or other terms, declared anew.",
+    if played >= _ENOUGH and (missing is None or missing > _HOPELESS * played):
+        return _at_the_limit(case, report, played)
+    total = _rounded_episodes(2 * played)
+    sentence = f"The {played:,} episodes played do not decide. Play up to {total:,}."
+    if missing is not None and played + missing <= _MOST:
+        total = min(_rounded_episodes(_SPARE * (played + int(missing))), _MOST)
+        sentence = f"The {played:,} episodes played do not decide. Play up to {total:,}."
+    if total >= _MANY:
+        sentence = (
+            f"The {played:,} episodes played do not decide, and it may take about {total:,}: a better "
+            "policy, or other terms, would need fewer."
         )
-    wanted = 2 * played if missing is None else _SPARE * (played + int(missing))
-    total = max(100 * ceil(wanted / 100), 100)
     return Advice(
         "more_episodes",
-        f"The {played:,} episodes played do not decide. Play up to {total:,}.",
-        case.command("validate", "--episodes", str(total), *_backends(case, report), *case.terms()),
+        sentence,
+        case.command("validate", "--episodes", str(total), *case.backends(report), *case.terms()),
     )
 
 
-def _backends(case: Case, report: Facts) -> list[str]:
-    """Return the options that name the report's backends again: so the same judgement goes on."""
-    options = []
-    if report.get("backend", "host-c") != "host-c":
-        options += ["--backend", str(report["backend"])]
-    if report.get("float_backend") == "keras" and case.agent is not None:
-        options += ["--float-backend", "keras"]
-    return options
+def _at_the_limit(case: Case, report: Facts, played: int) -> Advice:
+    open_ones = [c for c in report.get("criteria") or () if c["verdict"] == "INCONCLUSIVE"]
+    if any(c["name"] == "failures" and c["mean"] > 0.0 for c in open_ones):
+        return Advice(
+            "rare_failures",
+            f"It fails in rare episodes, as with seed {report['worst_pair']['seed']}: calibration may not "
+            "have met what happens there. Calibrate on more episodes.",
+            _recalibrate(case),
+        )
+    return Advice(
+        "at_the_limit",
+        f"{played:,} episodes do not decide and more hardly would: what is judged lies close to what was "
+        "declared as its limit. A better policy would decide, or other terms, declared anew.",
+    )
+
+
+def _not_judged(case: Case, report: Facts) -> Advice:
+    said = "No verdict has been given yet."
+    if report.get("verdict") == "NOTHING_TO_PRESERVE":
+        said = (
+            "The float policy is better than random actions here, unlike where it was judged: judge it here."
+        )
+    return Advice("not_judged", said, case.command("validate", *case.terms()))
+
+
+def _fragile(report: Facts, diagnosis: Facts | None) -> Advice | None:
+    """Return under which disturbance the quantized policy loses most, where it loses more than without."""
+    rows = _section(diagnosis, "robustness").get("rows", ())
+    allowed = max(
+        0.0,
+        (report.get("terms") or {}).get("margin") or 0.0,
+        *(row["return_drop"]["high"] for row in rows if row["condition"] not in _DISTURBED),
+    )
+    lost = [(row["return_drop"], row) for row in rows if row["condition"] in _DISTURBED]
+    # Of as many rows one is beyond its interval by chance: twice as far is not chance.
+    clear = [(drop["mean"], row) for drop, row in lost if 2.0 * drop["low"] - drop["mean"] > allowed]
+    if not clear:
+        return None
+    _, worst = max(clear, key=lambda found: float(found[0]))
+    level = worst["level"]
+    where = _DISTURBED[worst["condition"]].format(
+        share=_percent(level), steps=f"{level:g} step{'' if level == 1 else 's'}"
+    )
+    returns = [number(worst[name]["mean"]) for name in ("float_return", "quantized_return")]
+    return Advice(
+        "fragile",
+        f"Quantization made it fragile: with {where} the float policy returns {returns[0]} and the quantized "
+        f"one {returns[1]}.",
+    )
 
 
 def _nothing(case: Case, is_lossy: bool) -> Advice:
@@ -369,6 +411,17 @@ def _nothing(case: Case, is_lossy: bool) -> Advice:
 def _recalibrate(case: Case) -> str | None:
     episodes = max(MANY_EPISODES, 4 * (case.calibration_episodes or 0))
     return case.convert("--calibration-episodes", str(episodes), *case.terms())
+
+
+def _rounded_episodes(episodes: float) -> int:
+    unit = 1000 if episodes >= _MANY else 100
+    return max(unit * ceil(episodes / unit), unit)
+
+
+def _rounded_up(value: float) -> str:
+    """Write a positive number with two digits, none less than it."""
+    unit = 10.0 ** (floor(log10(value)) - 1)
+    return f"{ceil(value / unit - 1e-9) * unit:.12g}"
 
 
 def _section(diagnosis: Facts | None, name: str) -> Facts:

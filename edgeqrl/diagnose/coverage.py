@@ -13,13 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeqrl.errors import DataError
-from edgeqrl.network.edges import limits, quantize_observations
+from edgeqrl.network.edges import ObservationEdge, limits, quantize_observations
 from edgeqrl.network.integer_policy import IntegerPolicy
 from edgeqrl.network.ir import Layer, Tensor
 from edgeqrl.network.layers.movement import Move, Reshape
 from edgeqrl.network.reference import Reference
 
 FEW_LEVELS = 16  # 4 bits: a feature that varies and gets fewer is hardly seen
+ENOUGH_STATES = 2000  # of which to say so: in a few episodes a feature may not have shown its range
 MAX_FEATURES = 64  # that are listed
 
 _MAX_STATES = 8192
@@ -41,7 +42,7 @@ class FeatureCoverage:
     float_saturated: float | None  # the same in the states that the float policy visits
     levels: int  # of 256 that occur
     range_used: float  # (maximum - minimum) / (scale * 255); above 1 where it saturates
-    is_coarse: bool  # it varies, yet takes fewer than FEW_LEVELS levels
+    is_coarse: bool  # it varies, yet takes fewer than FEW_LEVELS levels in at least ENOUGH_STATES states
 
 
 @dataclass(frozen=True)
@@ -66,12 +67,14 @@ class Coverage:
     num_features: int
     num_saturated: int  # features that saturate anywhere
     num_coarse: int
+    observation_range: tuple[float, float]  # what int8 holds of every feature
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
         rows = {
             "features": [asdict(row) for row in self.features],
             "layers": [asdict(row) for row in self.layers],
+            "observation_range": list(self.observation_range),
         }
         return vars(self) | rows
 
@@ -114,6 +117,7 @@ def coverage(
         num_features=len(features),
         num_saturated=sum(feature.saturated > 0.0 for feature in features),
         num_coarse=sum(feature.is_coarse for feature in features),
+        observation_range=_range(policy.observation),
     )
 
 
@@ -127,7 +131,7 @@ def _features(
     policy: IntegerPolicy, observations: NDArray[np.float32], others: NDArray[np.float32] | None
 ) -> list[FeatureCoverage]:
     edge = policy.observation
-    lowest, highest = (edge.scale * (end - edge.zero_point) for end in limits(edge.dtype))
+    lowest, highest = _range(edge)
     values = observations.reshape(len(observations), -1)
     quantized, _ = quantize_observations(edge, observations)
     ends = lowest - edge.scale / 2, highest + edge.scale / 2  # up to there a value is rounded, not clipped
@@ -135,7 +139,7 @@ def _features(
     in_float = None if others is None else _outside(others.reshape(len(others), -1), *ends)
     least, greatest = values.min(axis=0).astype(np.float64), values.max(axis=0).astype(np.float64)
     levels = _count_distinct(quantized.reshape(values.shape))
-    is_coarse = levels < FEW_LEVELS
+    is_coarse = (levels < FEW_LEVELS) & (len(values) >= ENOUGH_STATES)
     # A flag of two values needs two levels and no more: what counts is that values are merged.
     for index in np.flatnonzero(is_coarse):
         is_coarse[index] = len(np.unique(values[:, index])) > 4 * levels[index]
@@ -152,6 +156,11 @@ def _features(
         )
         for index in range(values.shape[1])
     ]
+
+
+def _range(edge: ObservationEdge) -> tuple[float, float]:
+    lowest, highest = (float(edge.scale * (end - edge.zero_point)) for end in limits(edge.dtype))
+    return lowest, highest
 
 
 def _outside(values: NDArray[np.float32], lowest: float, highest: float) -> NDArray[np.float64]:

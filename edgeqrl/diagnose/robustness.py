@@ -16,6 +16,7 @@ from edgeqrl.environments import MakeEnv
 from edgeqrl.errors import UsageError
 from edgeqrl.interfaces import Policy, State
 from edgeqrl.rollout import rollout
+from edgeqrl.validate.agreement import DerivedGenerators
 from edgeqrl.validate.statistics import Interval, bootstrap_interval
 
 NOISE_LEVELS = (0.01, 0.03, 0.1)  # of each feature's standard deviation over the calibration observations
@@ -123,7 +124,7 @@ class DisturbedPolicy:
     def __init__(self, policy: Policy, disturbance: Disturbance) -> None:
         self.name = policy.name
         self._policy, self._disturbance = policy, disturbance
-        self._streams: dict[np.random.Generator, np.random.Generator] = {}
+        self._streams = DerivedGenerators(_derived)
 
     def act(
         self,
@@ -142,7 +143,7 @@ class DisturbedPolicy:
         memory = np.repeat(received[:, None], self._disturbance.num_remembered, axis=1)
         if state is not None:
             memory = np.where(_as_rows(is_start, memory), memory, state[0])
-        seen, memory = self._disturbance.disturb(received, memory, self._streams_of(rng, is_start))
+        seen, memory = self._disturbance.disturb(received, memory, self._streams.of(rng, is_start))
         actions, inner = self._policy.act(
             seen,
             None if state is None else state[1:],
@@ -151,16 +152,6 @@ class DisturbedPolicy:
             rng=rng,
         )
         return actions, (memory, *inner)
-
-    def _streams_of(
-        self, rng: Sequence[np.random.Generator], is_start: NDArray[np.bool_]
-    ) -> list[np.random.Generator]:
-        if is_start.any():
-            self._streams = {
-                generator: _derived(generator) if starts else self._streams[generator]
-                for generator, starts in zip(rng, is_start, strict=True)
-            }
-        return [self._streams[generator] for generator in rng]
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ class NetworkPair:
     """A float32 `.tflite` and its int8 twin, tensor by tensor. Shared by many simulated policies."""
 
     def __init__(self, float_tflite: bytes, int8_tflite: bytes) -> None:
-        """Match them, by the order of their operators, else by the names of their tensors.
+        """Match them, by the names of their tensors, else by the order of their operators.
 
         Raises DataError where that cannot be done, or where there is not one input and one output.
         """
@@ -247,20 +247,43 @@ class _Run:
 
 
 def _matched(layers: Sequence[FloatLayer], model: TFLiteModel) -> list[tuple[FloatLayer, OperatorInfo]]:
-    """Return each float operator with its int8 twin; DataError where one has none."""
+    """Return each float operator with its int8 twin; DataError where one has none.
+
+    By the names of what they write, for branches of one shape may come in another order; those that are
+    left, as a converter may rename, in their order, reading what their twins read.
+    """
     operators = [op for op in model.operators if op.name != "QUANTIZE"]
-    shapes = [(layer.operator, len(layer.outputs)) for layer in layers]
-    if shapes == [(_function(op), len(op.outputs)) for op in operators]:
-        return list(zip(layers, operators, strict=True))
     writers = {model.tensors[op.outputs[0]].name: op for op in operators}
-    for layer in layers:
-        twin = writers.get(layer.name)
-        if twin is None or _function(twin) != layer.operator or len(twin.outputs) != len(layer.outputs):
-            raise DataError(
-                f"The float and the int8 network differ in their layers: {layer.operator} of "
-                f"'{shown(layer.name)}' has no twin in the int8 file. Quantize again with this version."
-            )
-    return [(layer, writers[layer.name]) for layer in layers]
+    twins = {
+        layer.name: writers[layer.name]
+        for layer in layers
+        if layer.name in writers and _are_alike(layer, writers[layer.name])
+    }
+    taken = {id(op) for op in twins.values()}
+    alone = [layer for layer in layers if layer.name not in twins]
+    left = [op for op in operators if id(op) not in taken]
+    if alone and not (
+        len(alone) == len(left)
+        and all(map(_are_alike, alone, left))
+        and all(_read_alike(*pair, model, {*twins}) for pair in zip(alone, left, strict=True))
+    ):
+        raise DataError(
+            f"The float and the int8 network differ in their layers: {alone[0].operator} of "
+            f"'{shown(alone[0].name)}' has no twin in the int8 file. Quantize again with this version."
+        )
+    twins |= {layer.name: op for layer, op in zip(alone, left, strict=False)}
+    return [(layer, twins[layer.name]) for layer in layers]
+
+
+def _are_alike(layer: FloatLayer, op: OperatorInfo) -> bool:
+    return (layer.operator, len(layer.outputs)) == (_function(op), len(op.outputs))
+
+
+def _read_alike(layer: FloatLayer, op: OperatorInfo, model: TFLiteModel, named: set[str]) -> bool:
+    """Tell whether they read the same, as far as both files know a name."""
+    sources = (model.tensors[i].name if i >= 0 else "" for i in op.inputs)
+    pairs = zip(layer.inputs, sources, strict=False)
+    return not any(name != source and {name, source} <= named for name, source in pairs)
 
 
 def _function(op: OperatorInfo) -> str:

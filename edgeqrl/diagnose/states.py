@@ -13,10 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeqrl.environments import MakeEnv
-from edgeqrl.errors import DataError
 from edgeqrl.interfaces import Policy, State
 from edgeqrl.rollout import Rollout, rollout
-from edgeqrl.validate.agreement import AgreementCounter, ShadowedPolicy, actions_agree
+from edgeqrl.validate.agreement import NO_BOUND, ShadowedPolicy, actions_agree, ask_recorded
 
 NUM_WORST = 5
 MAX_LISTED = 64  # numbers of an observation or of outputs; longer ones are found again by seed and step
@@ -73,13 +72,8 @@ def play_both(
 
 def ask_both(float_policy: Policy, quantized_policy: Policy, observations: NDArray[np.float32]) -> Steps:
     """Ask both policies on recorded observations [N, *shape], each taken as the start of an episode."""
-    if len(observations) < 1:
-        raise DataError("There are no observations to look at.")
     noted = _Noted(float_policy, quantized_policy)
-    for first in range(0, len(observations), _BATCH):
-        batch = np.asarray(observations[first : first + _BATCH], np.float32)
-        generators = [np.random.default_rng(first + row) for row in range(len(batch))]
-        noted.act(batch, None, episode_start=np.ones(len(batch), np.bool_), rng=generators)
+    ask_recorded(noted, observations)
     return noted.steps(None)
 
 
@@ -96,8 +90,10 @@ def worst_states(
 
     The outputs (raw outputs of the network, in real units) and the step between two of the quantized
     ones are for discrete actions; `first_action` is the action of the first output. `span`
-    [*action_shape] is the range of continuous actions, infinite where there is no bound.
+    [*action_shape] is the range of continuous actions, infinite or NO_BOUND where there is none.
     """
+    if span is not None:
+        span = np.where(span < NO_BOUND, span, np.inf)
     agree = actions_agree(steps.float_actions, steps.quantized_actions, span)
     if steps.float_actions.dtype.kind not in "iu":
         return _worst_errors(steps, agree, span)
@@ -213,12 +209,12 @@ class _Noted:
 
     def __init__(self, float_policy: Policy, quantized_policy: Policy) -> None:
         self.name = float_policy.name
-        self._answers = _Answers()
-        self._both = ShadowedPolicy(float_policy, quantized_policy, self._answers)
+        self._both = ShadowedPolicy(float_policy, quantized_policy, self)
         self._num_episodes = 0
         self._episodes: list[NDArray[np.int64]] = []
         self._steps: list[NDArray[np.int64]] = []
         self._observations: list[NDArray[np.float32]] = []
+        self._actions: list[tuple[NDArray[Any], NDArray[Any]]] = []
         self._masks: list[NDArray[np.bool_]] = []
 
     def act(
@@ -252,13 +248,17 @@ class _Noted:
             self._masks.append(np.array(action_masks, np.bool_))
         return actions, (episode, step, *inner)
 
+    def add(self, float_actions: NDArray[Any], quantized_actions: NDArray[Any]) -> None:
+        """Note what both do."""
+        self._actions.append((float_actions.copy(), quantized_actions.copy()))
+
     def steps(self, seeds: Sequence[int] | None) -> Steps:
         """Return what was noted, episode by episode; `seeds` are the episodes' in the order they began."""
         episodes, within = np.concatenate(self._episodes), np.concatenate(self._steps)
         order = np.lexsort((within, episodes))
         observations = np.concatenate(self._observations)
         self._observations.clear()  # of images they are most of the memory
-        in_float, quantized = self._answers.joined()
+        in_float, quantized = (np.concatenate(answers) for answers in zip(*self._actions, strict=True))
         return Steps(
             seeds=None if seeds is None else np.array(seeds, np.int64)[episodes[order]],
             steps=episodes[order] if seeds is None else within[order],
@@ -267,21 +267,3 @@ class _Noted:
             quantized_actions=quantized[order],
             action_masks=np.concatenate(self._masks)[order] if self._masks else None,
         )
-
-
-class _Answers(AgreementCounter):
-    """Keeps the actions that a counter counts."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._kept: list[tuple[NDArray[Any], NDArray[Any]]] = []
-
-    def add(self, float_actions: NDArray[Any], quantized_actions: NDArray[Any]) -> None:
-        """Keep one batch."""
-        super().add(float_actions, quantized_actions)
-        self._kept.append((float_actions.copy(), quantized_actions.copy()))
-
-    def joined(self) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Return all actions of both policies [N, *action_shape]."""
-        in_float, quantized = zip(*self._kept, strict=True)
-        return np.concatenate(in_float), np.concatenate(quantized)

@@ -4,9 +4,9 @@ Reported, never decided on: action errors mislead, returns do not.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     import gymnasium
 
 RELATIVE_TOLERANCE = 0.01  # of an action dimension's range
+NO_BOUND = float(np.finfo(np.float32).max)  # what spaces write where there is none, but for infinity
+
+_BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -46,10 +49,11 @@ def spread(values: NDArray[Any]) -> Spread:
 
 def action_range(action_space: "gymnasium.Space[Any] | None") -> NDArray[np.float64] | None:
     """Return high - low [*action_shape] of a Box, infinite where a bound is; None for other spaces."""
-    low, high = (getattr(action_space, bound, None) for bound in ("low", "high"))
-    if low is None or high is None:
+    bounds = [getattr(action_space, bound, None) for bound in ("low", "high")]
+    if bounds[0] is None or bounds[1] is None:
         return None
-    return np.asarray(high, np.float64) - np.asarray(low, np.float64)
+    low, high = (np.clip(np.asarray(bound, np.float64), -NO_BOUND, NO_BOUND) for bound in bounds)
+    return np.where((low > -NO_BOUND) & (high < NO_BOUND), high - low, np.inf)
 
 
 def actions_agree(
@@ -120,17 +124,26 @@ class AgreementCounter:
         )
 
 
+class Counter(Protocol):
+    """What is told the actions of two policies; `AgreementCounter` is one."""
+
+    def add(self, float_actions: NDArray[Any], quantized_actions: NDArray[Any]) -> None:
+        """Take one batch of actions [N, *action_shape] of each."""
+        ...
+
+
 class ShadowedPolicy:
     """Act as `leader` does, while `follower` is asked on the same observations and only counted.
 
     One pass compares the two on the leader's episodes, with masks and memory, and stores no observation.
     """
 
-    def __init__(self, leader: Policy, follower: Policy, counter: AgreementCounter) -> None:
+    def __init__(self, leader: Policy, follower: Policy, counter: Counter) -> None:
         self.name = leader.name
         self._leader, self._follower, self._counter = leader, follower, counter
         self._num_leader_arrays = 0
-        self._twins: dict[np.random.Generator, np.random.Generator] = {}
+        # The follower draws the same numbers from a copy, so that it does not disturb the leader.
+        self._twins = DerivedGenerators(copy.deepcopy)
 
     def act(
         self,
@@ -144,7 +157,7 @@ class ShadowedPolicy:
         """Return the leader's actions and the states of both."""
         split = self._num_leader_arrays
         own, other = (None, None) if state is None else (state[:split], state[split:])
-        twins = None if rng is None else self._twins_of(rng, episode_start)
+        twins = None if rng is None else self._twins.of(rng, episode_start)
         actions, own = self._leader.act(
             observations, own, episode_start=episode_start, action_masks=action_masks, rng=rng
         )
@@ -155,16 +168,34 @@ class ShadowedPolicy:
         self._num_leader_arrays = len(own)
         return actions, (*own, *other)
 
-    def _twins_of(
-        self, rng: Sequence[np.random.Generator], episode_start: NDArray[np.bool_]
+
+def ask_recorded(policy: Policy, observations: NDArray[np.float32]) -> None:
+    """Show a policy recorded observations [N, *shape], each taken as the start of an episode."""
+    if len(observations) < 1:
+        raise DataError("There are no recorded observations to compare the policies on.")
+    for first in range(0, len(observations), _BATCH):
+        batch = np.asarray(observations[first : first + _BATCH], np.float32)
+        generators = [np.random.default_rng(first + row) for row in range(len(batch))]
+        policy.act(batch, None, episode_start=np.ones(len(batch), np.bool_), rng=generators)
+
+
+class DerivedGenerators:
+    """A generator for each of a policy's, made from it where an episode starts, and kept until the next."""
+
+    def __init__(self, derive: Callable[[np.random.Generator], np.random.Generator]) -> None:
+        self._derive = derive
+        self._derived: dict[np.random.Generator, np.random.Generator] = {}
+
+    def of(
+        self, rng: Sequence[np.random.Generator], is_start: NDArray[np.bool_]
     ) -> list[np.random.Generator]:
-        # The follower draws the same numbers from a copy, so that it does not disturb the leader.
-        if episode_start.any():
-            self._twins = {
-                generator: copy.deepcopy(generator) if is_start else self._twins[generator]
-                for generator, is_start in zip(rng, episode_start, strict=True)
+        """Return those of the generators of N rows."""
+        if is_start.any():
+            self._derived = {
+                generator: self._derive(generator) if starts else self._derived[generator]
+                for generator, starts in zip(rng, is_start, strict=True)
             }
-        return [self._twins[generator] for generator in rng]
+        return [self._derived[generator] for generator in rng]
 
 
 def _are_integers(*batches: NDArray[Any]) -> bool:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     import gymnasium
 
 _DEAD_ZONE = 0.01  # of the range: a change of sign within it is rest
-_LARGEST = float(np.finfo(np.float32).max)  # spaces write it for "no bound"
 
 
 @dataclass(frozen=True)
@@ -55,16 +54,15 @@ def chatter(actions: NDArray[Any], action_space: "gymnasium.Space[Any]") -> Chat
     Box dimensions without two finite bounds, or that cannot move, are left out; None if none is left. An
     episode too short to compare anything has rate, jerk and sign_flips 0.
     """
-    low, high = getattr(action_space, "low", None), getattr(action_space, "high", None)
-    if low is None or high is None:
+    span, low = action_range(action_space), getattr(action_space, "low", None)
+    if span is None:
         return _discrete(actions.reshape(len(actions), -1))
-    floor, ceiling = (np.asarray(bound, np.float64).ravel() for bound in (low, high))
-    is_bounded = (np.abs(floor) < _LARGEST) & (np.abs(ceiling) < _LARGEST) & (floor < ceiling)
+    span, floor = span.ravel(), np.asarray(low, np.float64).ravel()
+    is_bounded = (span > 0.0) & np.isfinite(span)
     if not is_bounded.any():
         return None
-    floor, span = floor[is_bounded], (ceiling - floor)[is_bounded]
-    chosen = actions.reshape(len(actions), len(is_bounded))[:, is_bounded].astype(np.float64)
-    return _continuous(np.clip((chosen - floor) / span, 0.0, 1.0))
+    chosen = actions.reshape(len(actions), len(span))[:, is_bounded].astype(np.float64)
+    return _continuous(np.clip((chosen - floor[is_bounded]) / span[is_bounded], 0.0, 1.0))
 
 
 def mean_chatter(episodes: Iterable[Chatter | None]) -> Chatter | None:

@@ -47,12 +47,12 @@ class Criterion:
     name: str
     mean: float
     low: float | None  # the mean lies above, at any look, but for a chance of the level of FAIL
-    high: float | None  # the mean lies below, but for a chance of the level of PASS; both None after a breach
+    high: float | None  # the mean lies below, but for a chance of the level of PASS
     limit: float
     verdict: Verdict
     decided_after: int | None  # pairs
     episodes_to_decide: int | None  # how many more pairs would likely decide; None: decided, or too many
-    has_breach: bool  # a value lies beyond the assumed bound
+    breach: str | None  # "loss" or "gain": a value lies beyond what was assumed possible
 
     def to_json(self) -> dict[str, Any]:
         """Return the criterion as plain JSON values."""
@@ -122,7 +122,7 @@ class _Decision:
     after: int | None  # values
     pass_level: float
     fail_level: float
-    has_breach: bool
+    breach: str | None
 
 
 def _decisions(pairs: PairedEpisodes, terms: Terms) -> list[tuple[Quantity, _Decision]]:
@@ -131,30 +131,36 @@ def _decisions(pairs: PairedEpisodes, terms: Terms) -> list[tuple[Quantity, _Dec
 
 
 def _decision(quantity: Quantity, pass_level: float, fail_level: float) -> _Decision:
+    """Decide one quantity, on each side only as long as what that side assumes has not been refuted."""
     values, limit, bounds = quantity.values, quantity.limit, quantity.bounds
-    breaches = np.flatnonzero(values > bounds.high)
-    passed = first_at(evidence_below(values, limit, bounds), pass_level)
-    failed = first_at(evidence_above(values, limit, bounds), fail_level)
-    if len(breaches):  # what was assumed does not hold, and nothing can pass on it
-        passed, failed = None, min(int(breaches[0]) + 1, failed or len(values))
+    lost_too_much = np.flatnonzero(values > bounds.high)
+    breach = "loss" if len(lost_too_much) else "gain" if np.any(values < bounds.low) else None
+    passed = failed = None
+    if breach == "loss":  # worse than was thought possible
+        failed = int(lost_too_much[0]) + 1
+    else:
+        passed = first_at(evidence_below(values, limit, bounds), pass_level)
+        if breach is None:
+            failed = first_at(evidence_above(values, limit, bounds), fail_level)
     verdict, after = Verdict.INCONCLUSIVE, None
     if failed is not None and (passed is None or failed < passed):
         verdict, after = Verdict.FAIL, failed
     elif passed is not None:
         verdict, after = Verdict.PASS, passed
-    return _Decision(verdict, after, pass_level, fail_level, bool(len(breaches)))
+    return _Decision(verdict, after, pass_level, fail_level, breach)
 
 
 def _criterion(quantity: Quantity, decision: _Decision) -> Criterion:
     values, limit, bounds = quantity.values, quantity.limit, quantity.bounds
     more = None
-    if decision.after is None:
+    if decision.after is None and decision.breach is None:
         more = episodes_to_decide(
             values, limit, bounds, alpha_below=decision.pass_level, alpha_above=decision.fail_level
         )
-    low = high = None
-    if not decision.has_breach:  # after one, bounds that assume that there is none say nothing
+    low = high = None  # an end that assumes what a value has refuted says nothing
+    if decision.breach is None:
         low = mean_bounds(values, bounds, decision.fail_level)[0]
+    if decision.breach != "loss":
         high = mean_bounds(values, bounds, decision.pass_level)[1]
     return Criterion(
         name=quantity.name,
@@ -165,5 +171,5 @@ def _criterion(quantity: Quantity, decision: _Decision) -> Criterion:
         verdict=decision.verdict,
         decided_after=decision.after,
         episodes_to_decide=more,
-        has_breach=decision.has_breach,
+        breach=decision.breach,
     )

@@ -23,6 +23,7 @@ class Baseline:
     float_return: Interval
     random_return: Interval
     advantage: Interval  # float - random, paired
+    spread: float  # highest less lowest return of all its episodes
 
     @property
     def is_worth_preserving(self) -> bool:
@@ -37,6 +38,7 @@ class Baseline:
             "float_return": self.float_return.to_json(),
             "random_return": self.random_return.to_json(),
             "advantage": self.advantage.to_json(),
+            "spread": self.spread,
         }
 
 
@@ -110,10 +112,7 @@ class ValidationReport:
             "criteria": [criterion.to_json() for criterion in self.criteria],
             "float_return": self.float_return.to_json(),
             "quantized_return": self.quantized_return.to_json(),
-            "random_return": self.baseline.random_return.to_json(),
             "return_drop": self.return_drop.to_json(),
-            "margin": self.terms.margin,
-            "alpha": self.terms.alpha,
             "cvar": {
                 "fraction": TAIL,
                 "float": tail_mean(pairs.float_returns, TAIL),
@@ -188,8 +187,8 @@ class RecordedReport:
 
 
 def number(value: float) -> str:
-    """Write a return as one reads it: three digits, or one decimal from 10 on."""
-    return f"{value:.1f}" if abs(value) >= 10.0 else f"{value:.3g}"
+    """Write a return as one reads it: three digits, or one decimal from 10 to a million."""
+    return f"{value:.1f}" if 10.0 <= abs(value) < 1e6 else f"{value:.3g}"
 
 
 def _sentence(report: ValidationReport) -> str:
@@ -214,8 +213,12 @@ def _sentence(report: ValidationReport) -> str:
         return f"{means} {most}, within the margin of {number(loss.limit)} {_confidence(report)}."
     if report.verdict is Verdict.FAIL:
         reasons = [_failure(report, c) for c in report.criteria if c.verdict is Verdict.FAIL]
-        return f"{means} {'; '.join(reasons)} {_confidence(report)}."
-    open_ones = [_open_question(report, c) for c in report.criteria if c.verdict is Verdict.INCONCLUSIVE]
+        is_seen = all(c.breach for c in report.criteria if c.verdict is Verdict.FAIL)  # a fact, not a chance
+        return f"{means} {'; '.join(reasons)}{'' if is_seen else f' {_confidence(report)}'}."
+    undecided = [c for c in report.criteria if c.verdict is Verdict.INCONCLUSIVE]
+    open_ones = [_open_question(report, c) for c in undecided]
+    if any(c.breach for c in undecided):
+        return f"{means} {'; '.join(open_ones)}."
     more = report.episodes_to_decide
     cure = (
         f"about {_rounded_up(more):,} more episodes would likely decide"
@@ -228,11 +231,11 @@ def _sentence(report: ValidationReport) -> str:
 def _failure(report: ValidationReport, criterion: Criterion) -> str:
     low, limit = criterion.low, criterion.limit
     if criterion.name == "return":
-        if criterion.has_breach:
+        if criterion.breach == "loss":
             worst = report.worst_pair
             return (
                 f"in the episode with seed {worst['seed']} it lost {number(worst['loss'])}, more than the "
-                f"{number(report.terms.worst_loss)} declared as the worst loss"
+                f"{_worst_loss(report)}"
             )
         assert low is not None
         return f"it loses at least {number(low)} on average, more than the margin of {number(limit)}"
@@ -241,13 +244,19 @@ def _failure(report: ValidationReport, criterion: Criterion) -> str:
         failed, failed_now = report.num_failures
         return (
             f"{failed_now} of its episodes failed and {failed} of the float policy's, which is at least "
-            f"{100 * low:.2g} % more, and {100 * limit:.3g} % is allowed"
+            f"{100 * low:.2g} % of episodes more, and {100 * limit:.3g} % is allowed"
         )
     return f"its actions change more from step to step than allowed: {_rates(report)}"
 
 
 def _open_question(report: ValidationReport, criterion: Criterion) -> str:
     low, high, limit = criterion.low, criterion.high, criterion.limit
+    if criterion.name == "return" and criterion.breach == "gain":
+        gained = number(-float(report.pairs.losses.min()))
+        return (
+            f"in one episode it gained {gained} on the float policy, more than the {_worst_loss(report)}, so "
+            "no loss can be proven; declare another with --worst-loss"
+        )
     if criterion.name == "return":
         assert low is not None
         assert high is not None
@@ -262,6 +271,11 @@ def _open_question(report: ValidationReport, criterion: Criterion) -> str:
             f"whether it fails in {100 * limit:.3g} % more"
         )
     return f"whether its actions change too much from step to step is open: {_rates(report)}"
+
+
+def _worst_loss(report: ValidationReport) -> str:
+    how = "declared as" if report.terms.is_worst_loss_declared else "assumed to be"
+    return f"{number(report.terms.worst_loss)} {how} the worst"
 
 
 def _rates(report: ValidationReport) -> str:

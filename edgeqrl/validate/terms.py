@@ -9,6 +9,7 @@ from edgeqrl.errors import UsageError
 
 DEFAULT_MARGIN_PERCENT = 5.0
 DEFAULT_WORST_LOSS_PERCENT = 200.0
+_LEAST_ALPHA = 1e-6
 FAILURE_SHARE = 0.25  # of what the float policy earns above random: an episode below it has failed
 
 
@@ -17,7 +18,8 @@ class Declared:
     """The terms as a user states them: numbers in return units, or percentages of what is measured first.
 
     margin        mean return that may be lost; "5%" is of min(|float - random|, |float|)
-    worst_loss    most that one episode can lose; "200%" is of |float - random|
+    worst_loss    most that one episode can lose or gain; "200%" is of |float - random|; by default that, or
+                  the spread of all returns of the baseline where it is more
     alpha         chance of a wrong verdict, over all judgements of an agent
     max_failures  how many more of all episodes may fail, "1%"; None: not judged
     max_chatter   how much more the actions may change from step to step, "50%"; None: not judged
@@ -31,19 +33,22 @@ class Declared:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be; raises UsageError."""
-        if not 0.0 < self.alpha < 0.5:
-            raise UsageError(f"alpha must lie between 0 and 0.5, got {self.alpha}.")
+        if not _LEAST_ALPHA <= self.alpha < 0.5:
+            raise UsageError(f"alpha must lie between {_LEAST_ALPHA:g} and 0.5, got {self.alpha}.")
         if self.margin is not None:
             _amount("margin", self.margin)
         if self.worst_loss is not None:
             _amount("worst loss", self.worst_loss)
-        if self.max_failures is not None and not _share("share of failures", self.max_failures) < 1.0:
+        if (_optional_share("failures", self.max_failures) or 0.0) >= 1.0:
             raise UsageError(f"The share of failures '{self.max_failures}' must be below 100%.")
-        if self.max_chatter is not None:
-            _share("chatter", self.max_chatter)
+        _optional_share("chatter", self.max_chatter)
 
-    def resolve(self, float_mean: float, random_mean: float, judgement: int) -> "Terms":
-        """Return the terms in return units, from the mean returns of the float and of a random policy."""
+    def resolve(self, float_mean: float, random_mean: float, spread: float, judgement: int) -> "Terms":
+        """Return the terms in return units, from what the baseline measured.
+
+        float_mean, random_mean  mean returns of the float and of a random policy
+        spread                   highest less lowest return of any of their episodes
+        """
         advantage = abs(float_mean - random_mean)
         if self.margin is None:
             margin = default_margin(float_mean, random_mean)
@@ -51,15 +56,19 @@ class Declared:
             margin, is_percentage = _amount("margin", self.margin)
             if is_percentage:
                 margin = default_margin(float_mean, random_mean, margin)
-        worst_loss, is_percentage = _amount(
-            "worst loss", self.worst_loss if self.worst_loss is not None else f"{DEFAULT_WORST_LOSS_PERCENT}%"
-        )
+        if self.worst_loss is None:
+            worst_loss = max(DEFAULT_WORST_LOSS_PERCENT / 100.0 * advantage, spread)
+        else:
+            worst_loss, is_percentage = _amount("worst loss", self.worst_loss)
+            if is_percentage:
+                worst_loss *= advantage / 100.0
         return Terms(
             margin=margin,
-            worst_loss=worst_loss / 100.0 * advantage if is_percentage else worst_loss,
+            worst_loss=worst_loss,
+            is_worst_loss_declared=self.worst_loss is not None,
             alpha=self.alpha,
             judgement=judgement,
-            max_failures=_optional_share("share of failures", self.max_failures),
+            max_failures=_optional_share("failures", self.max_failures),
             max_chatter=_optional_share("chatter", self.max_chatter),
             failure_return=random_mean + FAILURE_SHARE * (float_mean - random_mean),
         )
@@ -68,6 +77,17 @@ class Declared:
         """Return the terms as plain JSON values."""
         return asdict(self)
 
+    def canonical(self) -> list[Any]:
+        """Return the same for the same terms, however they are spelled."""
+        margin = self.margin if self.margin is not None else f"{DEFAULT_MARGIN_PERCENT}%"
+        return [
+            list(_amount("margin", margin)),
+            None if self.worst_loss is None else list(_amount("worst loss", self.worst_loss)),
+            self.alpha,
+            _optional_share("failures", self.max_failures),
+            _optional_share("chatter", self.max_chatter),
+        ]
+
 
 @dataclass(frozen=True)
 class Terms:
@@ -75,6 +95,7 @@ class Terms:
 
     margin: float
     worst_loss: float
+    is_worst_loss_declared: bool  # by the user; else assumed from the baseline
     alpha: float  # of all judgements together
     judgement: int  # 1 for the first of its agent in its environment
     max_failures: float | None  # share of episodes
@@ -126,11 +147,18 @@ def _amount(name: str, stated: float | str) -> tuple[float, bool]:
     return value, text.endswith("%")
 
 
-def _share(name: str, stated: float | str) -> float:
-    """Return a positive percentage or number as a share."""
-    value, is_percentage = _amount(name, stated)
-    return value / 100.0 if is_percentage else value
-
-
 def _optional_share(name: str, stated: float | str | None) -> float | None:
-    return None if stated is None else _share(name, stated)
+    """Return a percentage, or a number below 1, as a share."""
+    if stated is None:
+        return None
+    text = str(stated).strip()
+    try:
+        value = float(text.removesuffix("%"))
+    except ValueError:
+        value = float("nan")
+    is_percentage = text.endswith("%")
+    if not (np.isfinite(value) and value > 0.0) or (value >= 1.0 and not is_percentage):
+        raise UsageError(
+            f"The share of {name} '{stated}' must be a percentage, as '1%', or a number below 1."
+        )
+    return value / 100.0 if is_percentage else value

@@ -8,16 +8,17 @@ or selected anything never judge.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import combinations, product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeqrl.environments import EnvironmentSpaces, MakeEnv, spaces
-from edgeqrl.errors import DataError, UsageError
+from edgeqrl.errors import UsageError
 from edgeqrl.interfaces import Policy
 from edgeqrl.rollout import RandomPolicy, Rollout, rollout
-from edgeqrl.validate.agreement import AgreementCounter, ShadowedPolicy
+from edgeqrl.validate.agreement import AgreementCounter, ShadowedPolicy, ask_recorded
 from edgeqrl.validate.chatter import chatter, first_divergence
 from edgeqrl.validate.criteria import PairedEpisodes, Verdict, decide, judge
 from edgeqrl.validate.likeness import Likeness, likeness
@@ -33,12 +34,13 @@ DEFAULT_EPISODES = 2000
 EPISODES_A_LOOK = 64
 _MOST_KEPT_BYTES = 2**28  # of observations, on the first look
 _USUAL_STEPS = 1000  # of an episode without a stated limit
-_SEEDS_A_JUDGEMENT = 1_000_000
-_BASELINE_OFFSET = 500_000
+MOST_EPISODES = 500_000
+_SEEDS_A_JUDGEMENT = 2 * MOST_EPISODES
+_BASELINE_OFFSET = MOST_EPISODES
 _BASELINE_EPISODES = 100
-_BATCH = 256
 
 Progress = Callable[[int, int], None]
+_NOTHING = Verdict.NOTHING_TO_PRESERVE
 
 
 def validate(
@@ -50,7 +52,7 @@ def validate(
     num_episodes: int = DEFAULT_EPISODES,
     judgement: int = 1,
     seed: int | None = None,
-    other_seeds: Iterable[int] = (),
+    other_seeds: Iterable[int | range] = (),
     progress: Progress | None = None,
 ) -> ValidationReport:
     """Play paired episodes on seeds `seed` ... until the verdict is in, or `num_episodes` are played.
@@ -66,18 +68,20 @@ def validate(
     """
     declared = declared or Declared()
     first = default_seed(judgement) if seed is None else seed
-    if num_episodes < 2:
-        raise UsageError(f"Validation needs at least 2 episodes, got {num_episodes}.")
+    if not 2 <= num_episodes <= MOST_EPISODES:
+        raise UsageError(f"Validation plays 2 to {MOST_EPISODES:,} episodes, not {num_episodes}.")
     seeds = range(first, first + num_episodes)
     baseline_seeds = baseline_seeds_of(first)
     require_disjoint(
-        {"validation": seeds, "the baseline": baseline_seeds, "calibration or selection": other_seeds}
+        {"validation": [seeds], "the baseline": [baseline_seeds], "calibration or selection": other_seeds}
     )
     count = _Count(progress, 2 * len(baseline_seeds) + 2 * num_episodes)
     known = spaces(make_env)
     action_space = known.action_space
     baseline = _baseline(float_policy, action_space, make_env, baseline_seeds, count)
-    terms = declared.resolve(baseline.float_return.mean, baseline.random_return.mean, judgement)
+    terms = declared.resolve(
+        baseline.float_return.mean, baseline.random_return.mean, baseline.spread, judgement
+    )
     if baseline.is_worth_preserving:
         terms.require_sound()
 
@@ -101,14 +105,8 @@ def agreement_on(
     action_space: "gymnasium.Space[Any] | None" = None,
 ) -> RecordedReport:
     """Compare two policies on recorded observations [N, *shape], each taken as the start of an episode."""
-    if len(observations) < 1:
-        raise DataError("There are no recorded observations to compare the policies on.")
     counter = AgreementCounter(action_space)
-    shadowed = ShadowedPolicy(float_policy, quantized_policy, counter)
-    for first in range(0, len(observations), _BATCH):
-        batch = np.asarray(observations[first : first + _BATCH], np.float32)
-        generators = [np.random.default_rng(first + row) for row in range(len(batch))]
-        shadowed.act(batch, None, episode_start=np.ones(len(batch), np.bool_), rng=generators)
+    ask_recorded(ShadowedPolicy(float_policy, quantized_policy, counter), observations)
     return RecordedReport(counter.result(), quantized_policy.name, float_policy.name)
 
 
@@ -122,20 +120,20 @@ def baseline_seeds_of(first: int) -> range:
     return range(first + _BASELINE_OFFSET, first + _BASELINE_OFFSET + _BASELINE_EPISODES)
 
 
-def require_disjoint(groups: Mapping[str, Iterable[int]]) -> None:
-    """Raise UsageError if two groups of seeds share one."""
-    owner: dict[int, str] = {}
-    for name, seeds in groups.items():
-        for seed in seeds:
-            other = owner.setdefault(int(seed), name)
-            if other != name:
+def require_disjoint(groups: Mapping[str, Iterable[int | range]]) -> None:
+    """Raise UsageError if two groups of seeds share one; ranges are not walked through."""
+    ranges = {
+        name: [part if isinstance(part, range) else range(part, part + 1) for part in seeds]
+        for name, seeds in groups.items()
+    }
+    for (first, ours), (second, theirs) in combinations(ranges.items(), 2):
+        for one, other in product(ours, theirs):
+            shared = max(one.start, other.start)
+            if shared < min(one.stop, other.stop):
                 raise UsageError(
-                    f"Seed {seed} serves both {other} and {name}, and a verdict must not judge what its own "
-                    "seeds helped to make; choose another first seed."
+                    f"Seed {shared} serves both {first} and {second}, and one of them would not be fresh; "
+                    "choose another first seed."
                 )
-
-
-_NOTHING = Verdict.NOTHING_TO_PRESERVE
 
 
 class _Count:
@@ -216,7 +214,7 @@ def _num_kept(known: EnvironmentSpaces) -> int:
     """Return of how many pairs all observations fit the memory: images are large."""
     steps = known.max_episode_steps or _USUAL_STEPS
     pair_bytes = 2 * 4 * int(np.prod(known.observation_space.shape or ())) * steps
-    return int(np.clip(_MOST_KEPT_BYTES // pair_bytes, 2, EPISODES_A_LOOK))
+    return int(np.clip(_MOST_KEPT_BYTES // max(pair_bytes, 1), 2, EPISODES_A_LOOK))
 
 
 def _bare(played: Rollout) -> Rollout:
@@ -241,6 +239,7 @@ def _baseline(
         advantage=bootstrap_interval(
             in_float.episode_returns - at_random.episode_returns, confidence=0.9, seed=seeds.start
         ),
+        spread=float(np.ptp([in_float.episode_returns, at_random.episode_returns])),
     )
 
 

@@ -138,7 +138,7 @@ def _send(target: int, frame: bytes, deadline: float) -> None:
 
 
 def _receive(source: int, deadline: float) -> tuple[dict[str, Any], bytes]:
-    """Read the one frame that answers a request: nothing follows it."""
+    """Read the one frame that answers a request: nothing follows it. Raises EOFError where there is none."""
     frame, lengths = bytearray(), (0, 0)
     while len(frame) < _FRAME.size + sum(lengths):
         _await(source, select.POLLIN, deadline)
@@ -149,7 +149,10 @@ def _receive(source: int, deadline: float) -> tuple[dict[str, Any], bytes]:
         if len(frame) >= _FRAME.size:
             lengths = _FRAME.unpack_from(frame)
     split = _FRAME.size + lengths[0]
-    return json.loads(frame[_FRAME.size : split]), bytes(frame[split:])
+    try:
+        return json.loads(frame[_FRAME.size : split]), bytes(frame[split:])
+    except ValueError as error:
+        raise EOFError("no frame") from error
 
 
 def _await(pipe: int, event: int, deadline: float) -> None:

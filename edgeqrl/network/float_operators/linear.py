@@ -4,7 +4,15 @@ from typing import Any
 
 import numpy as np
 
-from edgeqrl.network.float_operators.operand import Floats, Make, Operands, Operator, Step, operand
+from edgeqrl.network.float_operators.operand import (
+    Floats,
+    Make,
+    Operands,
+    Operator,
+    Step,
+    float_constant,
+    operand,
+)
 from edgeqrl.network.layers.window import Shape4, Window, place_window
 from edgeqrl.network.tflite_model import TensorInfo
 
@@ -18,6 +26,7 @@ def _dense(op: Operator) -> Step:
     (out, columns), shape = weights.shape, op.target.shape
     if op.source.size * out != op.target.size * columns or 0 in weights.shape:
         raise ValueError("its sizes do not fit")
+    _require_constant_bias(op, 2)
 
     def step(operands: Operands) -> list[Floats]:
         values, matrix = operand(operands, 0), operand(operands, 1)
@@ -61,6 +70,7 @@ def _convolution(op: Operator) -> Step:
     groups = op.source.shape[3] // weights.shape[3]
     if groups * weights.shape[3] != op.source.shape[3] or weights.shape[0] % groups:
         raise ValueError("its channels do not fit")
+    _require_constant_bias(op, 2)
 
     def step(operands: Operands) -> list[Floats]:
         values, kernels = _images(operand(operands, 0)), np.split(operand(operands, 1)[0], groups)
@@ -81,6 +91,7 @@ def _depthwise(op: Operator) -> Step:
     channels = op.source.shape[3]
     if weights.shape[0] != 1 or weights.shape[3] % channels:
         raise ValueError("its channels do not fit")
+    _require_constant_bias(op, 2)
 
     def step(operands: Operands) -> list[Floats]:
         patches = window.patches(_images(operand(operands, 0)), 0.0)
@@ -100,6 +111,7 @@ def _transposed(op: Operator) -> Step:
         raise ValueError("it has no input")
     window, shape = _window(op, op.target, source, weights.shape[1:3]), op.target.shape
     (top, left), (step_y, step_x), (height, width) = window.padding, window.stride, window.kernel
+    _require_constant_bias(op, 3)
 
     def step(operands: Operands) -> list[Floats]:
         values, kernel = _images(operand(operands, 2)), operand(operands, 1)[0]
@@ -144,6 +156,12 @@ def _kernel(op: Operator) -> TensorInfo:
 def _images(values: Floats) -> Floats:
     """Return [B, n, h, w, c] as [B * n, h, w, c]."""
     return values.reshape(-1, *values.shape[2:])
+
+
+def _require_constant_bias(op: Operator, index: int) -> None:
+    """Raise ValueError where a bias is no float32 constant: `_with_bias` has one for all samples."""
+    if op.operand(index) is not None:
+        float_constant(op, index)
 
 
 def _with_bias(sums: Floats, operands: Operands, index: int) -> Floats:

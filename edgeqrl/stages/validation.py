@@ -11,8 +11,15 @@ from edgeqrl.diagnose.advice import PLACE, Case, advise
 from edgeqrl.environments import EnvironmentSpec, MakeEnv
 from edgeqrl.errors import UsageError
 from edgeqrl.interfaces import Policy
-from edgeqrl.judgements import find_judgement, judged_seeds, judgement_key, judgements_of, record_judgement
 from edgeqrl.stages import Progress, Settings, silent
+from edgeqrl.stages.ledger import (
+    diagnosed_seeds,
+    find_judgement,
+    judged_seeds,
+    judgements_of,
+    record_judgement,
+)
+from edgeqrl.validate.criteria import Verdict
 from edgeqrl.validate.verdict import agreement_on, validate
 
 
@@ -37,22 +44,32 @@ def add_validation(
     if make_env is None:
         report = agreement_on(float_policy, quantized_policy, calibration.observations).to_json()
     else:
-        backends = (quantized_policy.name, float_policy.name)
         declared = settings.declared
-        key = judgement_key(bundle.sha256_of(stages.TFLITE), backends, declared.to_json())
-        number, seed = find_judgement(bundle, key, settings.validation_seed)
+        judgement = find_judgement(
+            bundle,
+            policy_sha256=bundle.sha256_of(stages.TFLITE),
+            environment=stated or bundle.fact("environment"),
+            backends=(quantized_policy.name, float_policy.name),
+            declared=declared,
+            seed=settings.validation_seed,
+        )
         report = validate(
             float_policy,
             quantized_policy,
             make_env,
             declared=declared,
-            num_episodes=settings.episodes,
-            judgement=number,
-            seed=seed,
-            other_seeds={*calibration.seeds, *judged_seeds(bundle, but=number)},
+            num_episodes=max(settings.episodes, judgement.num_played),
+            judgement=judgement.number,
+            seed=judgement.seed,
+            other_seeds=[
+                *calibration.seeds,
+                *judged_seeds(bundle, but=judgement.number),
+                *diagnosed_seeds(bundle),
+            ],
             progress=partial(progress, "validate"),
         ).to_json()
-        record_judgement(bundle, number, key, report["seeds"], report["verdict"])
+        if report["verdict"] != Verdict.NOTHING_TO_PRESERVE:  # else nothing was judged
+            record_judgement(bundle, judgement, declared, report["seeds"], report["verdict"])
         report["judgements"] = len(judgements_of(bundle))
     report |= {"head": bundle.fact("head"), "scheme": bundle.fact("scheme")}
     advice = advise(case_of(bundle, calibration, stated), report)

@@ -22,13 +22,14 @@ from edgeqrl.environments import MakeEnv
 from edgeqrl.errors import DataError, UnsupportedOperatorError, UsageError, require_name
 from edgeqrl.files import to_json_bytes
 from edgeqrl.interfaces import Policy, ScoringPolicy
-from edgeqrl.judgements import judged_seeds
 from edgeqrl.network.integer_policy import IntegerPolicy
 from edgeqrl.quantize.quantize import QuantizedPolicy
 from edgeqrl.rollout import rollout
 from edgeqrl.stages import DIAGNOSIS, Progress, silent
+from edgeqrl.stages.ledger import judged_seeds, record_diagnosis
+from edgeqrl.stages.validation import case_of
 from edgeqrl.validate.statistics import bootstrap_interval
-from edgeqrl.validation_stage import case_of
+from edgeqrl.validate.verdict import MOST_EPISODES, require_disjoint
 
 SCHEMA = "edgeqrl-diagnosis-1"
 PARTS = ("coverage", "states", "robustness", "blame")
@@ -55,11 +56,10 @@ def diagnose_bundle(
     stated   the environment that the command line named, as EnvironmentSpec.to_json, for commands
     """
     from edgeqrl.backends import open_float_policy
-    from edgeqrl.pipeline import require_environment_fits
 
     for part in without:
         require_name("part of a diagnosis", part, PARTS)
-    require_environment_fits(bundle, make_env)
+    stages.require_environment_fits(bundle, make_env)
     quantized = stages.read_quantized(bundle)
     policy = quantized.integer_policy(is_masked=bundle.fact("is_masked"))
     with open_float_policy(quantized.float_tflite, quantized.head) as float_policy:
@@ -99,8 +99,10 @@ def add_diagnosis(
     calibration = stages.read_calibration(bundle)
     report = stages.read_report(bundle)
     seeds = _fresh_seeds(bundle, calibration, seed, episodes)
+    environment = stated or bundle.facts.get("environment")
     diagnosis: dict[str, Any] = {
         "schema": SCHEMA,
+        "environment": None if environment is None else environment["env_id"],
         "backend": quantized_policy.name,
         "float_backend": float_policy.name,
     }
@@ -111,6 +113,7 @@ def add_diagnosis(
         diagnosis["returns"] = {"unavailable": _NO_ENVIRONMENT}
     else:
         diagnosis |= {"episodes": episodes, "seeds": {"first": seed, "count": episodes}}
+        record_diagnosis(bundle, seeds)
         steps, visited, diagnosis["returns"] = _play(
             float_policy, quantized_policy, make_env, seeds, progress
         )
@@ -153,15 +156,13 @@ def _fresh_seeds(bundle: Bundle, calibration: CalibrationSet, seed: int, episode
     """Return the seeds; raise UsageError where they cannot be, or calibrated or judged already."""
     if episodes < 2:
         raise UsageError(f"--episodes must be at least 2, got {episodes}.")
-    if seed < 0:
-        raise UsageError(f"--seed must be at least 0, got {seed}.")
+    if not 0 <= seed <= stages.LAST_SEED:
+        raise UsageError(f"--seed must be 0 to {stages.LAST_SEED:,}, got {seed}.")
+    if episodes > MOST_EPISODES:
+        raise UsageError(f"--episodes must be at most {MOST_EPISODES:,}, got {episodes}.")
     seeds = range(seed, seed + episodes)
-    taken = sorted({*calibration.seeds, *judged_seeds(bundle, but=0)} & {*seeds})
-    if taken:
-        raise UsageError(
-            f"Seed {taken[0]} has calibrated or judged already, and a diagnosis needs fresh ones; choose "
-            "another first seed with --seed."
-        )
+    require_disjoint({"the diagnosis": [seeds], "calibration": calibration.seeds})
+    require_disjoint({"the diagnosis": [seeds], "a judgement": judged_seeds(bundle)})
     return seeds
 
 

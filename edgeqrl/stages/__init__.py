@@ -1,0 +1,78 @@
+"""What each stage adds to a bundle, one file a part of the way; how a stage works is in its own module.
+
+`validation` and `diagnosis` are imported from their files, as is the `ledger` of judgements.
+"""
+
+from edgeqrl.stages.artefacts import (
+    CALIBRATION,
+    DIAGNOSIS,
+    FIRMWARE,
+    FIRMWARE_SECTIONS,
+    FLOAT_TFLITE,
+    GOLDEN,
+    NUM_GOLDEN,
+    REPORT,
+    REPORT_SCHEMA,
+    TFLITE,
+    read_calibration,
+    read_firmware,
+    read_head,
+    read_quantized,
+    read_report,
+    read_sources,
+    require_environment_fits,
+    write_report,
+)
+from edgeqrl.stages.conversion import (
+    add_agent,
+    add_calibration,
+    add_quantized,
+    add_sources,
+    export_network_file,
+    require_backends_agree,
+    require_policy_fits,
+)
+from edgeqrl.stages.firmware import (
+    add_emulation,
+    add_firmware,
+)
+from edgeqrl.stages.settings import (
+    LAST_SEED,
+    Progress,
+    Settings,
+    silent,
+)
+
+__all__ = [
+    "CALIBRATION",
+    "DIAGNOSIS",
+    "FIRMWARE",
+    "FIRMWARE_SECTIONS",
+    "FLOAT_TFLITE",
+    "GOLDEN",
+    "LAST_SEED",
+    "NUM_GOLDEN",
+    "REPORT",
+    "REPORT_SCHEMA",
+    "TFLITE",
+    "Progress",
+    "Settings",
+    "add_agent",
+    "add_calibration",
+    "add_emulation",
+    "add_firmware",
+    "add_quantized",
+    "add_sources",
+    "export_network_file",
+    "read_calibration",
+    "read_firmware",
+    "read_head",
+    "read_quantized",
+    "read_report",
+    "read_sources",
+    "require_backends_agree",
+    "require_environment_fits",
+    "require_policy_fits",
+    "silent",
+    "write_report",
+]
