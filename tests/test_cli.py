@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -388,7 +389,16 @@ def test_interrupt_in_text_that_is_executed_has_our_exit_code_too(tmp_path: Path
     assert subprocess.run(command, cwd=tmp_path, check=False).returncode == 130
 
 
+@pytest.fixture
+def heeds_interrupts() -> Iterator[None]:
+    """Let processes started here heed Ctrl-C, also where a shell in the background has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("seconds", [0.5, 3.0, 8.0, pytest.param(11.0, marks=pytest.mark.slow)])
+@pytest.mark.usefixtures("heeds_interrupts")
 def test_interrupt_leaves_what_was_there_and_no_process(seconds: float, tmp_path: Path) -> None:
     place = tmp_path / "out"
     place.mkdir()
