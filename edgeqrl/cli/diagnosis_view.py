@@ -49,7 +49,7 @@ def print_diagnosis(folder: str, diagnosis: Section, *, console: Any = None) -> 
     from rich.console import Console
     from rich.markup import escape
 
-    from edgeqrl.diagnose.advice import with_folder
+    from edgeqrl.diagnose.case import with_folder
 
     page = _Page(console or Console())
     page.say(f"[bold]Diagnosis of {escape(folder)}[/]{escape(_played(diagnosis))}")

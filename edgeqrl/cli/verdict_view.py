@@ -29,7 +29,7 @@ def print_next(report: Report, folder: str, *, console: Any) -> None:
     """Print what to try next, unless all is well; the command in a line of its own, to be copied."""
     from rich.markup import escape
 
-    from edgeqrl.diagnose.advice import with_folder
+    from edgeqrl.diagnose.case import with_folder
 
     advice = report.get("next")
     if advice is None or (report.get("verdict") == "PASS" and advice["command"] is None):

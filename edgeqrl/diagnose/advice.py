@@ -8,10 +8,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from math import ceil, floor, inf, log10
 
-from edgeqrl.diagnose.case import PLACE, Case, Facts, with_folder
+from edgeqrl.diagnose.case import Case, Facts
 from edgeqrl.validate.report import number
-
-__all__ = ["PLACE", "Advice", "Case", "advise", "findings", "loses_return", "with_folder"]
 
 FEW_EPISODES = 20  # of calibration; the default
 MANY_EPISODES = 100

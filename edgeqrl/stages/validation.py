@@ -7,7 +7,8 @@ from typing import Any
 from edgeqrl import stages
 from edgeqrl.bundle import Bundle
 from edgeqrl.calibrate import CalibrationSet
-from edgeqrl.diagnose.advice import PLACE, Case, advise
+from edgeqrl.diagnose.advice import advise
+from edgeqrl.diagnose.case import PLACE, Case
 from edgeqrl.environments import EnvironmentSpec, MakeEnv
 from edgeqrl.errors import UsageError
 from edgeqrl.interfaces import Policy
