@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from edgeqrl import __version__, stages
 from edgeqrl.agents.heads import DiscreteHead
 from edgeqrl.backends.host_c import HostCPolicy
-from edgeqrl.bundle import Bundle, new_bundle, open_bundle, require_ours
+from edgeqrl.bundle import Bundle, new_bundle, require_ours
 from edgeqrl.calibrate import read_recorded
 from edgeqrl.data import data_folder
 from edgeqrl.environments import EnvironmentSpec, MakeEnv, spaces
@@ -21,7 +21,7 @@ from edgeqrl.quantize.tflite import Converter
 from edgeqrl.stages import Progress, Settings, silent
 from edgeqrl.stages.ledger import earlier_facts, judgements_of
 from edgeqrl.stages.validation import add_validation
-from firmware_export.board import Board, board_names, load_board
+from firmware_export.board import Board, load_board
 from firmware_export.toolchain import find_compiler, host_compiler
 
 if TYPE_CHECKING:
@@ -327,60 +327,6 @@ def _last_float_backend(bundle: Bundle) -> str:
     has_agent = any(path.startswith("agent/") and path != AGENT_HASH for path in bundle.artefacts)
     is_keras = bool(judged) and judged[-1]["float_backend"] == "keras"
     return "keras" if is_keras and has_agent and find_spec("tensorflow") is not None else "litert"
-
-
-def emulate_bundle(
-    bundle: Bundle,
-    make_env: MakeEnv | None,
-    episodes: int,
-    *,
-    board: str | None = None,
-    progress: Progress = silent,
-) -> dict[str, Any]:
-    """Play a bundle's firmware on the emulated core of its board."""
-    if episodes < 0:
-        raise UsageError(f"--episodes must be at least 0, got {episodes}.")
-    stages.require_environment_fits(bundle, make_env)
-    target = _board_of(bundle, board)
-    quantized = stages.read_quantized(bundle)
-    policy = quantized.integer_policy(is_masked=bundle.fact("is_masked"))
-    stages.add_emulation(
-        bundle,
-        policy,
-        target,
-        stages.read_firmware(bundle),
-        HostCPolicy(policy),
-        Settings(emulated_episodes=episodes),
-        make_env=make_env,
-        observations=stages.read_calibration(bundle).observations,
-        progress=progress,
-    )
-    return stages.read_report(bundle)
-
-
-def flash_bundle(folder: Path, *, board: str | None = None, volume: Path | None, dry_run: bool) -> str:
-    """Put a bundle's firmware on its board; return what was done, in a sentence."""
-    from firmware_export.flashers.uf2_volume import flash
-
-    bundle = open_bundle(folder)
-    target = _board_of(bundle, board)
-    return flash(stages.read_firmware(bundle), target, volume=volume, dry_run=dry_run)
-
-
-def _board_of(bundle: Bundle, stated: str | None) -> Board:
-    """Return the board that the firmware was built for; `stated` names it where it does not ship with us."""
-    name = bundle.fact("board")
-    if stated is None and name not in board_names(data_folder("boards")):
-        raise UsageError(
-            f"The firmware of '{bundle}' is for board '{name}', which does not ship with edgeqrl. Give its "
-            ".toml file with --board."
-        )
-    board = open_board(stated or name)
-    if board.name != name:
-        raise UsageError(
-            f"The firmware of '{bundle}' is for board '{name}', not for '{board.name}'. Build it again."
-        )
-    return board
 
 
 def calibrate_zoo_agent(name: str, folder: Path, *, progress: Progress = silent) -> Path:

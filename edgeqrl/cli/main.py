@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from edgeqrl import __version__
-from edgeqrl.cli import convert, diagnose, network, stages, tools
+from edgeqrl.cli import boards, convert, diagnose, flash, network, stages, tools
 from edgeqrl.errors import INTERRUPTED_EXIT_CODE, EdgeQRLError, OutputError
 
 _EPILOG = """
@@ -41,12 +41,12 @@ for _command in (
     stages.export,
     stages.build,
     stages.emulate,
-    tools.flash,
+    flash.flash,
     network.inspect,
     network.compare,
     network.bench,
     tools.zoo,
-    tools.boards,
+    boards.boards,
     tools.doctor,
 ):
     cli.add_command(_command)

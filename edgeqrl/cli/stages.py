@@ -209,11 +209,11 @@ def emulate(bundle: Path, board: str | None, episodes: int, as_json: bool, **opt
     """Play the firmware of BUNDLE on an emulated core, and compare it with the C on this host."""
     with _progress() as progress:
         progress("emulate", 0, 0)
-        from edgeqrl import pipeline
         from edgeqrl.bundle import edit_bundle
+        from edgeqrl.deployment import emulate_bundle
 
         with edit_bundle(bundle) as edited:
-            report = pipeline.emulate_bundle(
+            report = emulate_bundle(
                 edited, _make_env(edited, options), episodes, board=board, progress=progress
             )
     firmware, run = report["firmware"], report.get("emulation")

@@ -1,28 +1,11 @@
-"""Commands around the main road: flash, zoo, boards, doctor."""
+"""Commands around the main road: zoo, doctor."""
 
 import os
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgeqrl.cli.options import FOLDER, board_option, json_option
-
-if TYPE_CHECKING:
-    from firmware_export.board import Board
-
-
-@click.command()
-@click.argument("bundle", type=FOLDER)
-@board_option
-@click.option("--volume", type=FOLDER, help="The board's drive, where it is not found by itself.")
-@click.option("--dry-run", is_flag=True, help="Say what would be written, and write nothing.")
-def flash(bundle: Path, board: str | None, volume: Path | None, dry_run: bool) -> None:
-    """Put the firmware of BUNDLE on the board."""
-    from edgeqrl.pipeline import flash_bundle
-
-    click.echo(flash_bundle(bundle, board=board, volume=volume, dry_run=dry_run))
+from edgeqrl.cli.options import FOLDER, json_option
 
 
 @click.group()
@@ -85,46 +68,6 @@ def zoo_calibrate(name: str, output: Path) -> None:
 
 
 @click.command()
-@click.argument("name", required=False)
-@json_option
-def boards(name: str | None, as_json: bool) -> None:
-    """List the boards, or show one with the source of each figure."""
-    from edgeqrl.cli.show import print_json, print_table
-    from edgeqrl.data import data_folder
-    from edgeqrl.pipeline import open_board
-    from firmware_export.board import board_names
-
-    known = [open_board(found) for found in board_names(data_folder("boards"))]
-    if name is not None:
-        board = open_board(name)
-        if as_json:
-            print_json(_facts(board))
-            return
-        shown = ("title", "core", "fpu", "clock_hz", "fidelity")
-        rows = [[key, str(getattr(board, key)), board.sources.get(key, "")] for key in shown]
-        for region in board.regions:
-            place = f"{region.bytes:,} B at {region.start:#010x}"
-            rows.append([f"region {region.name}", place, board.sources["regions"]])
-        print_table(board.name, ["", "", "source"], rows)
-        return
-    if as_json:
-        print_json([_facts(board) for board in known])
-        return
-    rows = [
-        [
-            board.name,
-            board.title,
-            board.core,
-            f"{board.clock_hz / 1e6:.0f}",
-            f"{board.available_bytes('flash'):,}",
-            f"{board.available_bytes('ram'):,}",
-        ]
-        for board in known
-    ]
-    print_table("Boards", ["name", "board", "core", "MHz", "flash, B", "RAM, B"], rows, right=(3, 4, 5))
-
-
-@click.command()
 @json_option
 def doctor(as_json: bool) -> int:
     """Say which tools are there, what each is for, and how to get the rest."""
@@ -141,15 +84,3 @@ def doctor(as_json: bool) -> int:
             if tool.cure:
                 click.echo(f"{tool.name}: {tool.cure}")
     return 0
-
-
-def _facts(board: "Board") -> dict[str, Any]:
-    facts = {
-        key: value for key, value in vars(board).items() if key not in ("regions", "sources", "uart", "uf2")
-    }
-    return facts | {
-        "regions": [asdict(region) for region in board.regions],
-        "uart": asdict(board.uart),
-        "uf2": None if board.uf2 is None else asdict(board.uf2),
-        "sources": dict(board.sources),
-    }
