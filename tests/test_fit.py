@@ -1,8 +1,21 @@
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
-from edgeqrl.errors import BoardFitError
+from edgeqrl.errors import BoardFitError, UsageError
+from edgeqrl.stages import require_policy_fits
+from firmware_export.board import Region
 from firmware_export.build import compile_firmware
-from firmware_export.fit import FirmwareSizes, estimate_sizes, estimate_us, require_fits, timing_model
+from firmware_export.fit import (
+    FirmwareSizes,
+    estimate_instructions,
+    estimate_sizes,
+    estimate_us,
+    require_fits,
+    timing_model,
+)
+from tests.c_policies import random_policy
 from tests.firmware import ALL_BOARDS, board, firmware, policy, sources
 
 
@@ -33,9 +46,60 @@ def test_estimate_before_compiling_is_above_the_image(name: str) -> None:
     golden_bytes = len(firmware(name).bin) - len(compile_firmware(sources(), board(name)).bin)
     assert estimate.flash_bytes >= sizes.flash_bytes - golden_bytes
     assert estimate.stack_bytes >= sizes.stack_bytes
+    assert firmware(name).runs_from_ram or estimate.ram_bytes >= sizes.ram_bytes
 
 
 def test_estimated_time_names_its_model_and_scales() -> None:
     pico = board("rpi-pico")
     assert estimate_us(1000, pico) == pytest.approx(12.0)
     assert timing_model(pico).name == "1.5 cycles an instruction, no wait states"
+
+
+def test_wait_states_of_the_memory_that_code_runs_from_count() -> None:
+    """By hand: bytes that an instruction reads, over the bytes that one read brings, times its wait."""
+    flash, ram = Region("flash", 0, 4096, "flash", 2), Region("ram", 2**29, 4096, "ram", 0)
+    target = replace(board("microbit-v2"), regions=(flash, ram), clock_hz=1_000_000)
+    expected = 1.3 + 2 * 3.25 / 4
+    assert timing_model(target).cycles_per_instruction == pytest.approx(expected)
+    assert timing_model(target).name == "1.3 cycles an instruction and 1.6 of wait states"
+    assert estimate_us(100, target) == pytest.approx(100 * expected)
+    assert timing_model(target, runs_from_ram=True).cycles_per_instruction == 1.3
+    cached = replace(target, regions=(replace(flash, cache_bytes=1024, read_bytes=16), ram))
+    assert timing_model(cached).cycles_per_instruction == pytest.approx(1.3 + 2 * 0.25 / 16)
+    slow_ram = replace(target, regions=(replace(flash, wait_states=0), replace(ram, wait_states=5)))
+    assert timing_model(slow_ram).cycles_per_instruction == pytest.approx(1.3 + 5 * 0.4)
+
+
+@pytest.mark.parametrize(
+    ("core", "num_macs", "num_elements", "measured"),
+    [
+        # docs/benchmarks.md, the worse of both compilers; elements: of all layers and the input
+        ("rpi-pico", 4480, 134, 39_935),
+        ("rpi-pico", 71_424, 535, 479_541),
+        ("rpi-pico", 168_704, 1558, 1_258_553),
+        ("mps2-an385", 71_424, 535, 284_454),
+        ("mps2-an386", 4480, 134, 25_142),
+        ("mps2-an386", 168_704, 1558, 803_112),
+        ("mps2-an500", 71_424, 535, 292_324),
+        ("mps2-an505", 71_424, 535, 294_127),
+        ("mps3-an547", 71_424, 535, 244_375),
+        ("riscv-virt", 71_424, 535, 458_797),
+        ("riscv-virt", 168_704, 1558, 1_191_871),
+    ],
+)
+def test_estimate_before_compiling_is_a_little_above_what_was_measured(
+    core: str, num_macs: int, num_elements: int, measured: int
+) -> None:
+    estimate = estimate_instructions(num_macs, num_elements, board(core))
+    assert measured <= estimate <= 1.35 * measured
+
+
+def test_policy_that_is_too_slow_is_refused_before_it_is_compiled() -> None:
+    rng = np.random.default_rng(1)
+    large = random_policy(rng, (16, 128, 128, 4), name="slow")
+    require_policy_fits(large, board("mps2-an386"), control_period_s=0.1)
+    require_policy_fits(large, board("microbit"))
+    with pytest.raises(BoardFitError, match=r"on microbit \(about .* and the control period is 1,000 us"):
+        require_policy_fits(large, board("microbit"), control_period_s=0.001)
+    with pytest.raises(UsageError, match="No compiler for xtensa-lx6"):
+        require_policy_fits(large, board("esp32"))

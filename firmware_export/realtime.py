@@ -1,0 +1,235 @@
+"""The real-time sheet of a firmware: what its step takes of time, stack and RAM, and what interrupts it.
+
+Counted or read from the image itself, except for the time: no emulator here counts cycles, so that it is an
+estimate and says so.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from firmware_export.board import Board
+from firmware_export.build import Firmware
+from firmware_export.elf import Elf, read_elf
+from firmware_export.emulators.emulator import Profile
+from firmware_export.fit import code_region, estimate_us, timing_model
+from firmware_export.stack import reached, stack_bound
+from firmware_export.thumb import uses_fpu
+
+# What the ports call their handlers; those that an image has are told.
+_HANDLERS = ("eqrl_port_uart_interrupt", "eqrl_port_timer_interrupt", "SysTick_Handler", "eqrl_port_trap")
+_PARTS = {"state": "eqrl_port_state", "observation": "eqrl_port_observation", "action": "eqrl_port_action"}
+_WATCHDOG_MS = 2000  # EQRL_WATCHDOG_MS of eqrl_port.h
+_FRAME_WORDS = 8  # r0-r3, r12, lr, pc, xPSR
+_FPU_WORDS = 18  # s0-s15, FPSCR, one reserved
+_INTERRUPTS = (
+    "NAME_step, NAME_reset and NAME_infer keep everything in the state they are given: call them from an "
+    "interrupt or from the main loop, but for one state never from both. The handlers move bytes and wake "
+    "the core; none calls the policy."
+)
+
+
+@dataclass(frozen=True)
+class StepCount:
+    """What the emulated core counted of NAME_step, for several observations."""
+
+    instructions: int
+    stack_bytes: int
+    num_observations: int
+    is_constant: bool  # all executed the same instructions in the same order
+
+
+def count_steps(profiles: Sequence[Profile]) -> StepCount:
+    """Sum up the profiles of NAME_step on different observations."""
+    return StepCount(
+        instructions=max(profile.instructions for profile in profiles),
+        stack_bytes=max(profile.stack_bytes for profile in profiles),
+        num_observations=len(profiles),
+        is_constant=len({profile.trace_sha256 for profile in profiles}) == 1,
+    )
+
+
+def realtime_sheet(
+    firmware: Firmware,
+    board: Board,
+    *,
+    arena_bytes: int | None = None,
+    control_period_s: float | None = None,
+    count: StepCount | None = None,
+) -> dict[str, Any]:
+    """Return the sheet as JSON values; `count` None: nothing has been counted, and there is no time.
+
+    arena_bytes  of the network's activations, in the state; None: not told
+    """
+    elf = read_elf(firmware.elf)
+    step = f"{firmware.name}_step"
+    return {
+        "board": board.name,
+        "step": {
+            "instructions": None if count is None else count.instructions,
+            "observations_counted": 0 if count is None else count.num_observations,
+            "is_constant": None if count is None else count.is_constant,
+        },
+        "stack": {
+            "step_bound_bytes": stack_bound(elf, step),
+            "step_measured_bytes": None if count is None else count.stack_bytes,
+            "firmware_bound_bytes": firmware.sizes.stack_bytes,
+        },
+        "ram": _ram(elf, firmware, board, arena_bytes),
+        "interrupts": {"handlers": _handlers(elf), "safety": _INTERRUPTS.replace("NAME", firmware.name)},
+        "fpu": _fpu(elf, board, step),
+        "time": None if count is None else _time(count.instructions, firmware, board),
+        "control": _control(count, firmware, board, control_period_s),
+        "watchdog": {
+            "name": board.watchdog,
+            "timeout_ms": None if board.watchdog == "none" else _watchdog_ms(board),
+        },
+    }
+
+
+def realtime_text(sheet: Mapping[str, Any]) -> str:
+    """Return the sheet as a page of Markdown."""
+    lines = [f"# Real-time sheet: {sheet['board']}", "", *(f"- {line}" for line in _lines(sheet)), ""]
+    return "\n".join(lines)
+
+
+def realtime_sentence(sheet: Mapping[str, Any]) -> str:
+    """Return the line that decides: what a step takes of the control period."""
+    time, control = sheet["time"], sheet["control"]
+    stack = f"stack of a step at most {sheet['stack']['step_bound_bytes']:,} B"
+    if time is None:
+        return f"{stack}; its instructions are counted by `edgeqrl emulate`."
+    text = f"{sheet['step']['instructions']:,} instructions a step, about {time['us']:,.0f} us; {stack}"
+    if control["period_us"] is None:
+        return f"{text}; no control period is known."
+    return f"{text}; {control['left_percent']:.1f} % of the control period is left."
+
+
+def _lines(sheet: Mapping[str, Any]) -> list[str]:
+    step, stack, ram, fpu = sheet["step"], sheet["stack"], sheet["ram"], sheet["fpu"]
+    time, control, watchdog = sheet["time"], sheet["control"], sheet["watchdog"]
+    counted = "not counted: run `edgeqrl emulate`"
+    if step["instructions"] is not None:
+        same = "the same for all of them" if step["is_constant"] else "NOT the same for all of them"
+        counted = (
+            f"{step['instructions']:,}, on the emulated core, for {step['observations_counted']} "
+            f"observations: {same}. Interrupts come on top"
+        )
+    measured = stack["step_measured_bytes"]
+    arena = ""
+    if ram["arena_bytes"] is not None:
+        arena = f" (of which {ram['arena_bytes']:,} B are the network's activations)"
+    lines = [
+        f"Instructions of a step: {counted}.",
+        f"Stack of a step: at most {stack['step_bound_bytes']:,} B by the image's call graph"
+        + ("." if measured is None else f", {measured:,} B measured."),
+        f"Stack of the firmware: at most {stack['firmware_bound_bytes']:,} B, with an exception on top.",
+        f"Static RAM: {ram['total_bytes']:,} B: state {ram['state_bytes']:,} B{arena}, observation "
+        f"and requests {ram['observation_bytes']:,} B, action {ram['action_bytes']:,} B, device loop and its "
+        f"buffers {ram['device_bytes']:,} B, code and constants in RAM {ram['code_bytes']:,} B; "
+        f"{ram['free_bytes']:,} B stay free beside the stack.",
+        f"Interrupts: {', '.join(_handler(h) for h in sheet['interrupts']['handlers']) or 'none'}.",
+        sheet["interrupts"]["safety"],
+        _fpu_line(fpu),
+    ]
+    if time is not None:
+        lines.append(
+            f"Time of a step: about {time['us']:,.0f} us, an estimate: {time['model']}, "
+            f"{time['clock_hz'] / 1e6:g} MHz, code in {time['code_in']}."
+        )
+    lines.append(_control_line(control))
+    state = "none" if watchdog["timeout_ms"] is None else f"{watchdog['name']}, {watchdog['timeout_ms']:,} ms"
+    return [*lines, f"Watchdog: {state}."]
+
+
+def _handler(handler: Mapping[str, Any]) -> str:
+    return f"{handler['name']} (stack {handler['stack_bytes']:,} B)"
+
+
+def _fpu_line(fpu: Mapping[str, Any]) -> str:
+    if fpu["frame_bytes_in_use"] is None:
+        return f"FPU: none. An exception saves {fpu['frame_bytes']:,} B."
+    used = "uses its registers" if fpu["step_uses_registers"] else "uses none of its registers"
+    return (
+        f"FPU: the step {used}. An exception saves {fpu['frame_bytes']:,} B, and makes room for "
+        f"{fpu['frame_bytes_in_use']:,} B where the interrupted code has used the FPU (saved lazily)."
+    )
+
+
+def _control_line(control: Mapping[str, Any]) -> str:
+    if control["period_us"] is None:
+        return "Control period: not known, so that nothing was checked against it."
+    if control["left_us"] is None:
+        return f"Control period: {control['period_us']:,.0f} us."
+    return (
+        f"Control period: {control['period_us']:,.0f} us, of which about {control['left_us']:,.0f} us "
+        f"({control['left_percent']:.1f} %) are left."
+    )
+
+
+def _ram(elf: Elf, firmware: Firmware, board: Board, arena_bytes: int | None) -> dict[str, int | None]:
+    ram = board.region("ram")
+    in_ram = {
+        name: size for name, (start, size) in elf.sections.items() if ram.start <= start < ram.end and size
+    }
+    code = sum(size for name, size in in_ram.items() if name not in (".data", ".bss"))
+    parts = {part: elf.symbols[symbol].size for part, symbol in _PARTS.items()}
+    total = firmware.sizes.ram_bytes
+    return {
+        "total_bytes": total,
+        "arena_bytes": arena_bytes,
+        **{f"{part}_bytes": size for part, size in parts.items()},
+        "device_bytes": total - code - sum(parts.values()),
+        "code_bytes": code,
+        "free_bytes": ram.bytes - total - firmware.sizes.stack_bytes,
+    }
+
+
+def _handlers(elf: Elf) -> list[dict[str, Any]]:
+    default = elf.symbols.get("eqrl_default_handler")
+    found = [elf.symbols[name] for name in _HANDLERS if name in elf.symbols]
+    return [
+        {"name": handler.name, "stack_bytes": stack_bound(elf, handler.name)}
+        for handler in found
+        if default is None or handler.address != default.address
+    ]
+
+
+def _fpu(elf: Elf, board: Board, step: str) -> dict[str, Any]:
+    frame = 0 if elf.is_riscv else 4 * (_FRAME_WORDS + 1)  # and one word to align
+    if board.fpu == "none":
+        return {"step_uses_registers": False, "frame_bytes": frame, "frame_bytes_in_use": None}
+    found = any(uses_fpu(instruction) for instruction in reached(elf, step))
+    return {
+        "step_uses_registers": found,
+        "frame_bytes": frame,
+        "frame_bytes_in_use": frame + 4 * _FPU_WORDS,
+    }
+
+
+def _time(instructions: int, firmware: Firmware, board: Board) -> dict[str, Any]:
+    in_ram = firmware.runs_from_ram
+    code = code_region(board, in_ram)
+    return {
+        "us": estimate_us(instructions, board, runs_from_ram=in_ram),
+        "model": timing_model(board, runs_from_ram=in_ram).name,
+        "clock_hz": board.clock_hz,
+        "code_in": code.name,
+        "wait_states": code.wait_states or 0,
+    }
+
+
+def _control(
+    count: StepCount | None, firmware: Firmware, board: Board, period_s: float | None
+) -> dict[str, float | None]:
+    if period_s is None:
+        return {"period_us": None, "left_us": None, "left_percent": None}
+    period = round(period_s * 1e6, 3)
+    if count is None:
+        return {"period_us": period, "left_us": None, "left_percent": None}
+    left = period - estimate_us(count.instructions, board, runs_from_ram=firmware.runs_from_ram)
+    return {"period_us": period, "left_us": left, "left_percent": 100.0 * left / period}
+
+
+def _watchdog_ms(board: Board) -> int:
+    return dict(board.settings).get("watchdog_ms", _WATCHDOG_MS)
