@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from edgeqrl.errors import MissingToolError
-from firmware_export.board import Board
+from edgeqrl.errors import MissingToolError, UsageError
+from firmware_export.board import Board, require_firmware
 from firmware_export.elf import Elf, read_elf
 from firmware_export.fit import FirmwareSizes, require_fits
 from firmware_export.instruction_set import attribute_problems, forbidden_instructions
@@ -16,6 +16,8 @@ from firmware_export.stack import stack_bound
 from firmware_export.toolchain import Compiler, find_compiler, run_compiler
 from firmware_export.uf2 import boot2_crc32
 
+_COMMON = ("eqrl_device.c", "eqrl_frame.c", "main.c", "memory.c")
+_TRANSPORTS = ("uart", "semihosting")
 _PORTS = Path(__file__).resolve().parent / "ports"
 _IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _DOES_NOT_FIT = re.compile(r"will not fit in region|overflowed by|no room for the stack")
@@ -47,6 +49,8 @@ _COMPILER_FLAGS = {
     "arm-none-eabi-gcc": ("-fno-tree-loop-distribute-patterns",),
     "riscv64-unknown-elf-gcc": ("-fno-tree-loop-distribute-patterns",),
 }
+# Interrupts do not nest: all have one priority.
+_HANDLERS = ("eqrl_port_uart_interrupt", "eqrl_port_timer_interrupt", "SysTick_Handler", "eqrl_port_trap")
 _LINK_FLAGS = ("-Wl,--gc-sections", "-Wl,-e,Reset_Handler", "-Wl,--build-id=none", "-Wl,-T,link.ld")
 
 
@@ -70,20 +74,23 @@ def compile_firmware(
     *,
     compiler: Compiler | None = None,
     with_selftest: bool = False,
+    transport: str = "uart",
 ) -> Firmware:
     """Build the firmware of one exported policy for a board.
 
     `sources` is what `export_sources` returned; with `with_selftest` it must include golden vectors. The
-    same sources, board and compiler give the same bytes on every machine. Raises MissingToolError without
+    same sources, board and compiler give the same bytes on every machine. `transport` is "uart", or
+    "semihosting" for an emulator's twin: without a debugger that one faults. Raises MissingToolError without
     a compiler and BoardFitError, with the numbers, if the image does not fit.
     """
+    require_firmware(board)
     chosen = compiler or find_compiler(core=board.core)
-    name = _policy_name(sources)
-    files = {**_port_files(board), **_checked(sources), "eqrl_port_policy.h": _glue(name, with_selftest)}
-    placements = (True, False) if board.runs_from_ram else (False,)
+    name = policy_name(sources)
+    files = {**_port_files(board, transport), **policy_files(sources, board, with_selftest=with_selftest)}
+    placements = (True, False) if board.runs_from_ram and not board.code_region else (board.runs_from_ram,)
     for runs_from_ram in placements:
         elf = _link(files, board, chosen, name, runs_from_ram)
-        if elf is not None:
+        if elf is not None and (runs_from_ram == placements[-1] or _has_room(elf, board)):
             return _firmware(elf, board, chosen, name, runs_from_ram)
     endless = replace(
         board,
@@ -95,6 +102,12 @@ def compile_firmware(
     assert oversize is not None, "an image of any size fits endless regions"
     require_fits(_sizes(read_elf(oversize), endless, len(_flat(read_elf(oversize), endless)[1])), board)
     raise AssertionError("the linker found no room, and yet the sizes fit")
+
+
+def _has_room(data: bytes, board: Board) -> bool:
+    """Tell whether the stack fits, too: the linker does not know how deep it is."""
+    sizes = _sizes(read_elf(data), board, 0)
+    return sizes.ram_bytes + sizes.stack_bytes <= board.available_bytes("ram")
 
 
 def _firmware(data: bytes, board: Board, compiler: Compiler, name: str, runs_from_ram: bool) -> Firmware:
@@ -110,7 +123,21 @@ def _firmware(data: bytes, board: Board, compiler: Compiler, name: str, runs_fro
     return Firmware(name, board.name, data, flat, start, sizes, label, runs_from_ram)
 
 
-def _policy_name(sources: Mapping[str, bytes]) -> str:
+def policy_files(sources: Mapping[str, bytes], board: Board, *, with_selftest: bool) -> dict[str, bytes]:
+    """Return what a port compiles of an export: its C files below src/, and the header that names its policy.
+
+    Raises UsageError where the export has no contract.
+    """
+    name = policy_name(sources)
+    if f"{name}_contract.h" not in sources:
+        raise UsageError(
+            f"The sources of '{name}' have no contract: edgeqrl was older when they were exported. Export "
+            "again."
+        )
+    return {**_checked(sources), "eqrl_port_policy.h": _glue(name, board, with_selftest)}
+
+
+def policy_name(sources: Mapping[str, bytes]) -> str:
     """Return the policy's name: that of the one NAME_params.c."""
     names = [
         PurePosixPath(path).name.removesuffix("_params.c") for path in sources if path.endswith("_params.c")
@@ -134,33 +161,54 @@ def _checked(sources: Mapping[str, bytes]) -> dict[str, bytes]:
     }
 
 
-def _port_files(board: Board) -> dict[str, bytes]:
+def _port_files(board: Board, transport: str = "uart") -> dict[str, bytes]:
+    if transport not in _TRANSPORTS:
+        raise ValueError(f"transport is one of {', '.join(_TRANSPORTS)}, not '{transport}'")
     folder, common = _PORTS / board.port, _PORTS / "common"
     for name in board.port_sources:
         if not (folder / name).is_file():
             raise ValueError(f"board {board.name} wants {name}, which port {board.port} does not have")
-    paths = [common / "main.c", common / "memory.c", folder / "startup.S"]
+    paths = [common / name for name in (*_COMMON, f"transport_{transport}.c")]
+    paths += [folder / "startup.S"]
     paths += [folder / name for name in board.port_sources]
     paths += [*common.glob("*.h"), *folder.glob("*.h")]
     return {path.name: path.read_bytes() for path in sorted(paths)}
 
 
-def _glue(name: str, with_selftest: bool) -> bytes:
+def _glue(name: str, board: Board, with_selftest: bool) -> bytes:
     """Render the header that tells the port which policy it runs."""
-    golden = [f'#include "{name}_golden.h"', f"#define EQRL_PORT_SELFTEST {name}_selftest"]
+    upper = name.upper()
+    rows, crc, call = "0u", "0u", "EQRL_OK"
+    if with_selftest:
+        rows, crc = f"{upper}_NUM_SELFTEST_ROWS", f"{upper}_SELFTEST_CRC"
+        call = f"{name}_selftest_row((state), (row), (scratch), (crc))"
     lines = [
         "/* Generated. */",
         "#ifndef EQRL_PORT_POLICY_H",
         "#define EQRL_PORT_POLICY_H",
         f'#include "{name}.h"',
-        *(golden if with_selftest else []),
+        f'#include "{name}_contract.h"',
+        *([f'#include "{name}_golden.h"'] if with_selftest else []),
         *(f"typedef {name}_{kind} eqrl_port_{kind}_t;" for kind in ("state", "observation", "action")),
-        *(f"#define EQRL_PORT_{kind.upper()} {name}_{kind}" for kind in ("init", "step", "reset")),
+        *(f"#define EQRL_PORT_{kind.upper()} {name}_{kind}" for kind in ("init", "step", "reset", "output")),
         f'#define EQRL_PORT_POLICY_NAME "{name}"',
+        f"#define EQRL_PORT_CONTRACT {name}_contract_facts",
+        f"#define EQRL_PORT_NUM_COUNTERS {upper}_NUM_COUNTERS",
+        f"#define EQRL_PORT_OUTPUT_BYTES ({upper}_NUM_OUTPUTS * (uint32_t)sizeof(*{name}_output(0)))",
+        "#define EQRL_PORT_HAS_MEMORY 0 /* no policy has one yet */",
         f"#define EQRL_PORT_HAS_SELFTEST {int(with_selftest)}",
+        f"#define EQRL_PORT_SELFTEST_ROWS {rows}",
+        f"#define EQRL_PORT_SELFTEST_CRC {crc}",
+        f"#define EQRL_PORT_SELFTEST_ROW(state, row, scratch, crc) {call}",
+        f"#define EQRL_PAYLOAD_BYTES {_payload_bytes(board)}u /* or as an observation needs */",
         "#endif",
     ]
     return "\n".join([*lines, ""]).encode()
+
+
+def _payload_bytes(board: Board) -> int:
+    """Return how much RAM is spent on batches of observations and on bytes that wait."""
+    return 1024 if board.available_bytes("ram") >= 2**16 else 256
 
 
 def _link(
@@ -192,22 +240,15 @@ def _command(files: Mapping[str, bytes], board: Board, compiler: Compiler, name:
     """Return the one call that compiles and links, with relative paths only."""
     units = sorted(path for path in files if path.endswith((".c", ".S")))
     folders = sorted({str(PurePosixPath(path).parent) for path in files if path.endswith(".h")})
-    definitions = {
-        "EQRL_NUM_INTERRUPTS": f"{board.num_interrupts}",
-        "EQRL_HAS_FPU": f"{int(board.fpu != 'none')}",
-        "EQRL_CLOCK_HZ": f"{board.clock_hz}u",
-        "EQRL_UART_BASE": f"{board.uart.base:#x}u",
-        "EQRL_UART_BAUD": f"{board.uart.baud}u",
-        "EQRL_UART_CLOCK_HZ": f"{board.uart.clock_hz}u",
-    }
     # What an emulator or a debugger calls stays, even where the compiler has inlined it.
     kept = [f"-Wl,-u,{name}_{function}" for function in ("init", "step", "infer")]
+    kept.append("-Wl,-u,eqrl_device_exchange")
     return [
         *compiler.argv,
         *compiler.core_flags(board.core, board.fpu),
         *_FLAGS,
         *_COMPILER_FLAGS[compiler.name],
-        *(f"-D{key}={value}" for key, value in definitions.items()),
+        *(f"-D{key}={value}" for key, value in _definitions(board).items()),
         *(f"-I{folder}" for folder in folders),
         *units,
         *_LINK_FLAGS,
@@ -218,27 +259,53 @@ def _command(files: Mapping[str, bytes], board: Board, compiler: Compiler, name:
     ]
 
 
+def _definitions(board: Board) -> dict[str, str]:
+    """Return the macros that tell the port's sources about their board."""
+    return {
+        "EQRL_NUM_INTERRUPTS": f"{board.num_interrupts}",
+        "EQRL_HAS_FPU": f"{int(board.fpu != 'none')}",
+        "EQRL_CLOCK_HZ": f"{board.clock_hz}u",
+        "EQRL_UART_BASE": f"{board.uart.base:#x}u",
+        "EQRL_UART_BAUD": f"{board.uart.baud}u",
+        "EQRL_UART_CLOCK_HZ": f"{board.uart.clock_hz}u",
+        "EQRL_BOARD_NAME": f'"{board.name}"',
+        # Without a suffix: the assembler reads these, too.
+        **({} if board.uart.irq is None else {"EQRL_UART_IRQ": f"{board.uart.irq}"}),
+        **{f"EQRL_{name.upper()}": f"{value}" for name, value in board.settings},
+    }
+
+
 def _sizes(elf: Elf, board: Board, flash_bytes: int) -> FirmwareSizes:
-    ram = board.region("ram")
-    static = sum(s.memory_bytes for s in elf.segments if ram.start <= s.address < ram.end)
-    stack = stack_bound(elf, "main") + _exception_bytes(board) + stack_bound(elf, "eqrl_port_fault")
-    return FirmwareSizes(flash_bytes, static, stack)
+    areas = [board.region(name) for name in ("ram", board.code_region) if name]
+    static = sum(s.memory_bytes for s in elf.segments if any(a.start <= s.address < a.end for a in areas))
+    return FirmwareSizes(flash_bytes, static, _stack_bytes(elf, board))
+
+
+def _stack_bytes(elf: Elf, board: Board) -> int:
+    """Bound the stack: the main path, an interrupt on top of it, and on top of that a fault."""
+    main = max(stack_bound(elf, name) for name in ("main", "eqrl_device_exchange"))
+    unused = elf.symbols["eqrl_default_handler"].address
+    found = [elf.symbols[name] for name in _HANDLERS if name in elf.symbols]
+    interrupt = max((stack_bound(elf, s.name) for s in found if s.address != unused), default=0)
+    return main + interrupt + stack_bound(elf, "eqrl_port_fault") + 2 * _exception_bytes(board)
 
 
 def _exception_bytes(board: Board) -> int:
     """Bound what an exception pushes before its handler runs.
 
     v6-M, v7-M: eight words, 18 more with an FPU in use, one to align (DDI 0403, B1.5.6). v8-M may save the
-    other 16 words of the FPU, too (DDI 0553, exception entry). RISC-V: none, but its start-up aligns SP.
+    other 16 words of the FPU, too (DDI 0553, exception entry). RISC-V: its start-up saves 16 words.
     """
     if board.port == "riscv32":
-        return 16
+        return 64 + 16
     registers = 18 if board.core in ("cortex-m4", "cortex-m7") else 34
     return 4 * (9 + registers * (board.fpu != "none"))
 
 
 def _flat(elf: Elf, board: Board) -> tuple[int, bytes]:
     """Return the start and content of flash; gaps are 0xFF, as erased flash is."""
+    if board.code_region:
+        return board.region("flash").start, _loaded(elf, board)
     ram = board.region("ram")
     stored = [s for s in elf.segments if s.content and not ram.start <= s.load_address < ram.end]
     start = min(s.load_address for s in stored)
@@ -248,10 +315,23 @@ def _flat(elf: Elf, board: Board) -> tuple[int, bytes]:
     return start, bytes(image)
 
 
+def _loaded(elf: Elf, board: Board) -> bytes:
+    """Return what a boot ROM puts at the start of RAM, code and data one after the other."""
+    ram, code = board.region("ram"), board.region(board.code_region or "ram")
+    image = bytearray()
+    for s in elf.segments:
+        if s.content:
+            offset = s.address - (ram if ram.start <= s.address < ram.end else code).start
+            image.extend(bytes(max(0, offset + len(s.content) - len(image))))
+            image[offset : offset + len(s.content)] = s.content
+    return bytes(image)
+
+
 def _with_boot2_crc(data: bytes) -> bytes:
     """Write the CRC-32 that the RP2040's boot ROM checks behind the 252 bytes of a second stage."""
-    offset = read_elf(data).section_offsets.get(".boot2")
-    if offset is None:
+    elf = read_elf(data)
+    offset = elf.section_offsets.get(".boot2")
+    if offset is None or elf.sections[".boot2"][1] != 256:  # other chips' ROMs want other things there
         return data
     crc = boot2_crc32(data[offset : offset + 252])
     return data[: offset + 252] + crc.to_bytes(4, "little") + data[offset + 256 :]

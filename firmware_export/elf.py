@@ -56,6 +56,12 @@ class Elf:
         """Return the address of a symbol that must exist."""
         return self.symbols[name].address
 
+    def word(self, name: str, index: int) -> int:
+        """Return a 32-bit word of a constant object that must exist."""
+        place = self.address(name) + 4 * index
+        home = next(s for s in self.segments if s.address <= place < s.address + len(s.content))
+        return int.from_bytes(home.content[place - home.address :][:4], "little")
+
 
 def read_elf(data: bytes) -> Elf:
     """Parse an ELF file made by our own linker call; raises MissingToolError without pyelftools."""

@@ -16,9 +16,9 @@ from firmware_export.thumb import Instruction
 _FP_ARCHITECTURES = {"none": 0, "fpv4-sp-d16": 6, "fpv5-sp-d16": 8, "fpv5-d16": 8}
 _SINGLE_ONLY = 1  # Tag_ABI_HardFP_use
 _MVE_WITH_FLOAT = 2  # Tag_MVE_arch
-_RISCV_EXTENSIONS = frozenset(
-    ("i", "m", "a", "c", "zicsr", "zifencei", "zmmul", "zaamo", "zalrsc", "zca")
-)  # the Z ones from zmmul on are parts of M, A and C
+# The Z ones from zmmul on are parts of M, A and C.
+_RV32IMC = frozenset(("i", "m", "c", "zicsr", "zifencei", "zmmul", "zca"))
+_RISCV_EXTENSIONS = {"rv32imc": _RV32IMC, "rv32imac": _RV32IMC | {"a", "zaamo", "zalrsc"}}
 
 
 def attribute_problems(elf: Elf, core: str, fpu: str) -> list[str]:
@@ -43,7 +43,7 @@ def attribute_problems(elf: Elf, core: str, fpu: str) -> list[str]:
 def forbidden_instructions(elf: Elf, core: str, fpu: str) -> list[str]:
     """List the instructions that `core` with `fpu` does not have, as "function+offset: halfwords"."""
     decode: Callable[[bytes, int], Iterator[Instruction]] = riscv.decode
-    has: Callable[[Instruction], bool] = riscv.is_rv32imac
+    has: Callable[[Instruction], bool] = partial(riscv.is_allowed, core=core)
     if core in ARM_CORES:
         decode, has = thumb.decode, partial(is_allowed, core=ARM_CORES[core], fpu=fpu)
     bad = [i for code in elf.code for i in decode(code.content, code.start) if not has(i)]
@@ -55,7 +55,7 @@ def _riscv_problems(elf: Elf, core: str) -> list[str]:
     base, *others = text.split("_") if text else [""]
     names = {re.sub(r"\d+p\d+$", "", name) for name in others}
     names |= set(re.sub(r"\d+p\d+", "", base.removeprefix("rv32")))
-    if core != "rv32imac" or not base.startswith("rv32") or not names <= _RISCV_EXTENSIONS:
+    if not base.startswith("rv32") or not names <= _RISCV_EXTENSIONS.get(core, frozenset()):
         return [f"TAG_ARCH is '{text}'"]
     return []
 

@@ -2,7 +2,7 @@
 
 from firmware_export.board import Board, Region
 
-RESERVED_STACK_BYTES = 1024  # least room the linker insists on; the exact bound is checked after linking
+RESERVED_STACK_BYTES = 256  # least room the linker insists on; the exact bound is checked after linking
 
 
 def render_linker_script(board: Board, *, runs_from_ram: bool) -> str:
@@ -10,18 +10,26 @@ def render_linker_script(board: Board, *, runs_from_ram: bool) -> str:
 
     With `runs_from_ram`, code and constants are stored in flash and copied to RAM by startup.S before main;
     otherwise they stay in flash. Code and constants are different output sections, so that everything in an
-    executable section is an instruction or marked as data.
+    executable section is an instruction or marked as data. Where the board has a `code_region`, a boot ROM
+    puts all where it runs: nothing is copied, and as much of `ram` is left out as the code takes there.
     """
-    regions = [region for region in board.regions if not region.is_reserved]
+    regions = [region for region in board.regions if not region.reserved]
+    code = (board.code_region or "flash").upper()
     place = "> RAM AT > FLASH" if runs_from_ram else "> FLASH"
-    copied = (".text", ".rodata", ".data") if runs_from_ram else (".data",)
+    copied: tuple[str, ...] = (".text", ".rodata", ".data") if runs_from_ram else (".data",)
+    if board.code_region:
+        place, copied = "> RAM", ()
     rows = "\n".join(f"    LONG(LOADADDR({name})) LONG(ADDR({name})) LONG(SIZEOF({name}))" for name in copied)
     has_boot2 = any(region.name == "boot2" for region in regions)
     return _TEMPLATE.format(
         board=board.name,
         memory="\n".join(_memory(region) for region in regions),
         boot2=_BOOT2 if has_boot2 else "",
+        code=code,
         place=place,
+        code_place=f"> {code}" if board.code_region else place,
+        data_place="> RAM" if board.code_region else "> RAM AT > FLASH",
+        data_start=_BEHIND_CODE if board.code_region else ": ALIGN(16)",
         copy_table=rows,
         stack=RESERVED_STACK_BYTES,
     )
@@ -38,6 +46,11 @@ _BOOT2 = """
   } > BOOT2
 """
 
+# What lies at the start of the code's region lies at the start of RAM, too: data begin behind it. 32 and 15:
+# gaps between the four, and alignment.
+_CODE_BYTES = "SIZEOF(.vectors) + SIZEOF(.startup) + SIZEOF(.copy_table) + SIZEOF(.text)"
+_BEHIND_CODE = f"(ORIGIN(RAM) + (({_CODE_BYTES} + 32 + 15) & ~15)) :"
+
 # ALIGN(4) inside and around each copied section keeps its load address and its size multiples of four.
 _TEMPLATE = """/* Generated for board {board}. */
 ENTRY(Reset_Handler)
@@ -48,25 +61,26 @@ SECTIONS {{{boot2}
   .vectors : {{
     KEEP(*(.vectors))
     . = ALIGN(4);
-  }} > FLASH
+  }} > {code}
 
   .startup : ALIGN(4) {{
     KEEP(*(.startup))
     . = ALIGN(4);
-  }} > FLASH
+  }} > {code}
 
   .copy_table : ALIGN(4) {{
     __copy_table_start = .;
 {copy_table}
     __copy_table_end = .;
-  }} > FLASH
+  }} > {code}
 
   .text : ALIGN(8) {{
     *(.text .text.*)
     . = ALIGN(8);
-  }} {place}
+  }} {code_place}
 
-  .rodata : ALIGN(16) {{
+
+  .rodata {data_start} {{
     *(.rodata .rodata.* .srodata .srodata.*)
     . = ALIGN(8);
   }} {place}
@@ -74,7 +88,7 @@ SECTIONS {{{boot2}
   .data : ALIGN(8) {{
     *(.data .data.* .sdata .sdata.*)
     . = ALIGN(8);
-  }} > RAM AT > FLASH
+  }} {data_place}
 
   .bss (NOLOAD) : ALIGN(8) {{
     __bss_start = .;

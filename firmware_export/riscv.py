@@ -1,4 +1,4 @@
-"""Decode as much of RV32IMAC as a stack bound and an instruction-set check need.
+"""Decode as much of RV32IMAC and RV32IMC as a stack bound and an instruction-set check need.
 
 Source: The RISC-V Instruction Set Manual, Volume I, Unprivileged Architecture: RV32/64G listings, the C and
 Zicsr chapters; Volume II for MRET and WFI.
@@ -10,7 +10,7 @@ from firmware_export.thumb import Flow, Instruction
 
 _SP, _RA = 2, 1
 _LINKS = (1, 5)  # registers that a call may write
-_AUIPC, _JALR, _JAL, _BRANCH = 0x17, 0x67, 0x6F, 0x63
+_AUIPC, _JALR, _JAL, _BRANCH, _AMO = 0x17, 0x67, 0x6F, 0x63, 0x2F
 _PRIVILEGED = (0x00000073, 0x00100073, 0x30200073, 0x10500073)  # ECALL, EBREAK, MRET, WFI
 _ATOMIC = (0, 1, 2, 3, 4, 8, 12, 16, 20, 24, 28)
 
@@ -57,6 +57,15 @@ def stack_change(instruction: Instruction) -> int | None:
     return _signed(word >> 20, 12) if is_addi else None
 
 
+def is_allowed(instruction: Instruction, core: str) -> bool:
+    """Tell whether a core, with Zicsr and Zifencei, has the instruction; hints count as instructions.
+
+    RV32IMC has all of RV32IMAC but the atomics.
+    """
+    is_atomic = instruction.size == 4 and instruction.word & 0x7F == _AMO
+    return is_rv32imac(instruction) and not (is_atomic and core == "rv32imc")
+
+
 def is_rv32imac(instruction: Instruction) -> bool:
     """Tell whether RV32IMAC with Zicsr and Zifencei has the instruction; hints count as instructions."""
     if instruction.size == 2:
@@ -71,7 +80,7 @@ def is_rv32imac(instruction: Instruction) -> bool:
         return upper in (0, 1) or (upper == 0x20 and function in (0, 5))
     if opcode == 0x73:
         return function in (1, 2, 3, 5, 6, 7) or word in _PRIVILEGED
-    if opcode == 0x2F:  # atomics of words; LR has no second source
+    if opcode == _AMO:  # atomics of words; LR has no second source
         operation = word >> 27
         return function == 2 and operation in _ATOMIC and (operation != 2 or word >> 20 & 31 == 0)
     functions = {

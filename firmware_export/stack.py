@@ -25,6 +25,13 @@ def stack_bound(elf: Elf, function: str) -> int:
     return _Bounds(elf).of(elf.symbols[function], ())
 
 
+def reached(elf: Elf, function: str) -> list[Instruction]:
+    """Return the instructions of `function` and of all that it calls; raises as `stack_bound` does."""
+    bounds = _Bounds(elf)
+    bounds.of(elf.symbols[function], ())
+    return list(bounds.executed.values())
+
+
 class _Bounds:
     def __init__(self, elf: Elf) -> None:
         self._functions = elf.functions
@@ -35,6 +42,7 @@ class _Bounds:
         self._before = {i.address + i.size: i for i in found}
         self._words = {segment.address: segment.content for segment in elf.segments}
         self._known: dict[int, int] = {}
+        self.executed: dict[int, Instruction] = {}  # on any path through what `of` was asked for
 
     def of(self, function: Symbol, callers: tuple[int, ...]) -> int:
         if function.address in callers:
@@ -42,6 +50,7 @@ class _Bounds:
         if function.address not in self._known:
             end = self._end(function)
             frames = _Frames(function, end, self._isa, self._instructions, self._before, self._words)
+            self.executed |= {address: self._instructions[address] for address in frames.visited}
             deepest = frames.deepest
             for target, depth in frames.calls.items():
                 deepest = max(deepest, depth + self.of(self._callee(target), (*callers, function.address)))
@@ -86,6 +95,11 @@ class _Frames:
         todo = [(function.address, 0)]
         while todo:
             todo += self._visit(*todo.pop())
+
+    @property
+    def visited(self) -> tuple[int, ...]:
+        """Return the addresses on any path."""
+        return tuple(self._depths)
 
     def _visit(self, address: int, depth: int) -> list[tuple[int, int]]:
         """Execute one instruction; return the places to go on, each with its depth."""

@@ -50,6 +50,11 @@ def it_block_length(instruction: Instruction) -> int:
     return 0 if mask == 0 else 4 - ((mask & -mask).bit_length() - 1)
 
 
+def uses_fpu(instruction: Instruction) -> bool:
+    """Tell whether an instruction is one of the FPU or of Helium: compilers use no other coprocessor."""
+    return instruction.size == 4 and instruction.word >> 16 & 0xEC00 == 0xEC00
+
+
 def is_loop_instruction(high: int, low: int) -> bool:
     """Tell whether two halfwords are WLS, DLS, LE, their tail-predicated forms, LCTP or VCTP (v8.1-M)."""
     if high & 0xFFC0 != 0xF000 and high & 0xFFF0 != 0xF040:

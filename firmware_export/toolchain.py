@@ -20,7 +20,7 @@ _HARD = ("-target", "thumb-freestanding-eabihf")
 _RISCV = ("-target", "riscv32-freestanding-none")
 _THUMB_SOFT = ("-mthumb", "-mfloat-abi=soft")
 _THUMB_HARD = ("-mthumb", "-mfloat-abi=hard")
-_RV32IMAC = "rv32imac_zicsr_zifencei"
+_RISCV_GCC = ("-mabi=ilp32", "-mcmodel=medany", "-msmall-data-limit=0")
 
 _Flags = Mapping[tuple[str, str], tuple[str, ...]]
 
@@ -39,6 +39,7 @@ _ZIG_FLAGS: _Flags = {
     ("cortex-m33", "fpv5-sp-d16"): (*_HARD, "-mcpu=cortex_m33+dsp+fp_armv8d16sp"),
     ("cortex-m55", "fpv5-d16"): (*_HARD, "-mcpu=cortex_m55+mve_fp+fp_armv8d16"),
     ("rv32imac", "none"): (*_RISCV, "-mcpu=generic_rv32+m+a+c+zicsr+zifencei"),
+    ("rv32imc", "none"): (*_RISCV, "-mcpu=generic_rv32+m+c+zicsr+zifencei"),
 }
 _ARM_GCC_FLAGS: _Flags = {
     ("cortex-m0", "none"): ("-mcpu=cortex-m0", *_THUMB_SOFT),
@@ -54,7 +55,8 @@ _ARM_GCC_FLAGS: _Flags = {
     ("cortex-m55", "fpv5-d16"): ("-mcpu=cortex-m55", *_THUMB_HARD),  # its FPU and Helium are in the name
 }
 _RISCV_GCC_FLAGS: _Flags = {
-    ("rv32imac", "none"): (f"-march={_RV32IMAC}", "-mabi=ilp32", "-mcmodel=medany", "-msmall-data-limit=0"),
+    ("rv32imac", "none"): ("-march=rv32imac_zicsr_zifencei", *_RISCV_GCC),
+    ("rv32imc", "none"): ("-march=rv32imc_zicsr_zifencei", *_RISCV_GCC),
 }
 _CORE_FLAGS: Mapping[str, _Flags] = {
     "zig": _ZIG_FLAGS,

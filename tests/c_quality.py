@@ -13,7 +13,7 @@ from edgeqrl.data import data_folder
 from edgeqrl.network.integer_policy import IntegerPolicy
 from edgeqrl.network.read_tflite import read_tflite
 from firmware_export.board import Board, board_names, load_board
-from firmware_export.build import _glue, _port_files
+from firmware_export.build import _definitions, _glue, _port_files
 from firmware_export.emit import c_sources, export_sources, make_golden, runtime_sources
 from tests.c_build import C_DIR, program_path, write_files
 from tests.c_policies import random_observations, random_policy
@@ -77,29 +77,23 @@ def write_images(folder: Path) -> list[Image]:
     images: dict[tuple[str, ...], Image] = {}
     for name in board_names(data_folder("boards")):
         board = load_board(name, data_folder("boards"))
+        if not board.port_sources:
+            continue
         port = (board.port, *board.port_sources)
         if port not in images:
             images[port] = _image(folder, board, () if images else (*RUNTIME, *generated))
-    return list(images.values())
+    twins = (load_board(name, data_folder("boards")) for name in ("mps2-an386", "riscv-virt"))
+    return [*images.values(), *(_image(folder, board, (), "semihosting") for board in twins)]
 
 
-def _image(folder: Path, board: Board, files: tuple[str, ...]) -> Image:
+def _image(folder: Path, board: Board, files: tuple[str, ...], transport: str = "uart") -> Image:
     """Write a board's port to a folder of its own."""
-    place = f"{board.name}_port"
-    port = {path: content for path, content in _port_files(board).items() if not path.endswith(".S")}
-    write_files(folder / place, {**port, "eqrl_port_policy.h": _glue("alpha", True)})
-    flags = ("-I.", f"-I{place}", *_board_definitions(board))
+    place = f"{board.name}_{transport}_port"
+    port = {p: content for p, content in _port_files(board, transport).items() if not p.endswith(".S")}
+    write_files(folder / place, {**port, "eqrl_port_policy.h": _glue("alpha", board, True)})
+    flags = ("-I.", f"-I{place}", *(f"-D{key}={value}" for key, value in _definitions(board).items()))
     core = _CLANG_CORES.get(board.core, LARGE)
     return Image(core, (*files, *(f"{place}/{path}" for path in c_sources(port))), flags)
-
-
-def _board_definitions(board: Board) -> tuple[str, ...]:
-    return (
-        f"-DEQRL_CLOCK_HZ={board.clock_hz}u",
-        f"-DEQRL_UART_BASE={board.uart.base:#x}u",
-        f"-DEQRL_UART_BAUD={board.uart.baud}u",
-        f"-DEQRL_UART_CLOCK_HZ={board.uart.clock_hz}u",
-    )
 
 
 def tidy_findings(folder: Path, images: Sequence[Image]) -> list[str]:
@@ -109,6 +103,8 @@ def tidy_findings(folder: Path, images: Sequence[Image]) -> list[str]:
     done: set[str] = set()
     for image in images:
         files = [path for path in image.files if _port_file(path) not in done]
+        if not files:
+            continue
         flags = [f"--target={image.core}", "-ffreestanding", "-std=c99", *image.flags]
         text = _output([*argv, *files, "--", *flags], folder)
         assert "Error" not in text, text

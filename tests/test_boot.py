@@ -9,12 +9,23 @@ from pathlib import Path
 import pytest
 
 from edgeqrl.errors import DeviceError
-from firmware_export.build import Firmware
+from firmware_export.build import Firmware, compile_firmware
 from firmware_export.elf import read_elf
 from firmware_export.emulators.emulator import Boot, boot
-from firmware_export.emulators.qemu import boot_in_qemu
+from firmware_export.emulators.qemu import boot_in_qemu, qemu_command
 from firmware_export.uf2 import boot2_crc32
-from tests.firmware import QEMU_BOARDS, board, firmware, gcc_of, require_qemu, require_tool
+from tests.chips import CHIPS, boot_chip
+from tests.device_host import HELLO, RESET, SELFTEST, STEP, frame, replies
+from tests.firmware import (
+    QEMU_BOARDS,
+    board,
+    cross_compiler,
+    firmware,
+    gcc_of,
+    require_qemu,
+    require_tool,
+    sources,
+)
 
 OK = "edgeqrl robot self-test OK\r\n"
 SLOWLY = "edgeqrl robot clock fault, running slowly\r\n"
@@ -39,7 +50,8 @@ def boot_pico(built: Firmware, registers: Mapping[int, int] = HEALTHY) -> Boot:
     """Do what the boot ROM does: check boot2's CRC, copy it to the top of SRAM, jump there."""
     boot2 = built.bin[:256]
     assert struct.unpack_from("<I", boot2, 252)[0] == boot2_crc32(boot2[:252])
-    blocks = [0x40008000, 0x4000C000, 0x40014000, 0x40024000, 0x40028000, UART]
+    blocks = [0x40008000, 0x4000C000, 0x40010000, 0x40014000, 0x4001C000, 0x40024000, 0x40028000, UART]
+    blocks += [0x40058000]  # watchdog
     return boot(
         built.bin,
         built.start,
@@ -64,7 +76,7 @@ def boot_mps2(built: Firmware) -> Boot:
         pc=reset & ~1,
         sp=stack,
         registers={},
-        peripherals=[(uart, 0x1000)],
+        peripherals=[(uart, 0x1000), (0x40008000, 0x1000), (0x4001F000, 0x1000)],  # watchdog, reset reasons
         uart=uart,
     )
 
@@ -88,6 +100,30 @@ def test_pico_boots_from_boot2_to_the_self_test(compiler: str) -> None:
     assert writes[SSI + 0xF4] == 0x03000218
     assert writes[0x4002800C] == 0x62000  # PLL: divide by 6, then by 2
     assert (writes[UART + 0x24], writes[UART + 0x28]) == (67, 52)  # 125 MHz / 16 / 67.8125 = 115207
+
+
+@pytest.mark.parametrize("compiler", ["zig", GCC])
+@pytest.mark.parametrize("name", CHIPS)
+def test_chip_boots_to_the_self_test(name: str, compiler: str) -> None:
+    built = firmware(name, compiler)
+    run = boot_chip(built, {})
+    sleep = read_elf(built.elf).symbols["eqrl_port_sleep"]
+    if CHIPS[name].uart:
+        assert run.text == OK
+    else:  # its UART fetches what it sends from RAM
+        assert [value for address, value in run.writes if address == 0x50008008] == [1] * len(OK)
+    assert sleep.address <= run.stopped_at <= sleep.address + sleep.size
+
+
+@pytest.mark.parametrize(
+    ("name", "clock"), [("rpi-pico2", "crystal"), ("rpi-pico2", "pll"), ("nrf5340dk", "divider")]
+)
+def test_chip_says_that_it_runs_slowly(name: str, clock: str) -> None:
+    run = boot_chip(firmware(name), CHIPS[name].dead[clock][0])
+    if CHIPS[name].uart:
+        assert run.text == SLOWLY + OK
+    else:
+        assert [address for address, _ in run.writes].count(0x50008008) == len(SLOWLY + OK)
 
 
 @pytest.mark.parametrize("compiler", ["zig", GCC])
@@ -115,9 +151,9 @@ def test_pico_runs_slowly_where_a_clock_never_starts(dead: dict[int, int], divis
 
 def test_pico_comes_to_rest_where_the_uart_never_sends() -> None:
     run = boot_pico(firmware("rpi-pico"), HEALTHY | {UART_FLAGS: 1 << 5})
-    read = read_elf(firmware("rpi-pico").elf).symbols["eqrl_board_read"]
+    sleep = read_elf(firmware("rpi-pico").elf).symbols["eqrl_port_sleep"]
     assert run.text == ""
-    assert read.address <= run.stopped_at < read.address + read.size
+    assert sleep.address <= run.stopped_at < sleep.address + sleep.size
 
 
 @pytest.mark.parametrize(
@@ -137,7 +173,7 @@ def test_stm32_sends_at_its_baud_where_the_crystal_does_not_start_again() -> Non
     built, target = firmware("netduinoplus2"), board("netduinoplus2")
     stack, reset = struct.unpack_from("<II", built.bin)
     dividers, uart = 0x40023808, target.uart.base
-    blocks = [0x40020000, 0x40023800, 0x40023C00, 0x40007000, uart]
+    blocks = [0x40020000, 0x40023800, 0x40023C00, 0x40007000, 0x40003000, uart]
     run = boot(
         built.bin,
         built.start,
@@ -145,7 +181,7 @@ def test_stm32_sends_at_its_baud_where_the_crystal_does_not_start_again() -> Non
         pc=reset & ~1,
         sp=stack,
         registers={dividers: (5 << 10) | (4 << 13), uart: 1 << 7},
-        peripherals=[(block, 0x400) for block in blocks],
+        peripherals=[*((block, 0x400) for block in blocks), (0xE0042000, 0x1000)],  # DBGMCU
         uart=uart + 4,
     )
     assert run.text == SLOWLY + OK
@@ -156,9 +192,9 @@ def test_stm32_sends_at_its_baud_where_the_crystal_does_not_start_again() -> Non
 @pytest.mark.slow
 @pytest.mark.parametrize("name", QEMU_BOARDS)
 def test_every_machine_boots_in_qemu_to_the_self_test(name: str) -> None:
-    """The Netduino's clock never starts there: no wait is endless, and it runs slowly."""
+    """The clocks of two never start there: no wait is endless, and they run slowly."""
     require_qemu(name)
-    expected = SLOWLY + OK.strip() if name == "netduinoplus2" else OK.strip()
+    expected = SLOWLY + OK.strip() if name in ("netduinoplus2", "stm32vldiscovery") else OK.strip()
     for compiler in ("zig", gcc_of(name)):
         assert boot_in_qemu(firmware(name, compiler).elf, board(name)) == expected
 
@@ -188,3 +224,29 @@ def test_pico_boots_on_a_model_of_the_whole_chip(compiler: str, tmp_path: Path) 
 def test_qemu_without_a_model_of_the_board_is_said() -> None:
     with pytest.raises(DeviceError, match="QEMU has no model of rpi-pico"):
         boot_in_qemu(b"", board("rpi-pico"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["microbit", "mps2-an386", "riscv-virt"])
+def test_semihosting_twin_answers_in_qemu_and_ends_with_its_input(name: str, tmp_path: Path) -> None:
+    require_qemu(name)
+    requests = [(HELLO, struct.pack("<I", 1)), (RESET, bytes(4)), (STEP, bytes(20)), (SELFTEST, b"")]
+    stream = b"".join(frame(kind, number, payload) for number, (kind, payload) in enumerate(requests))
+    for compiler in ("zig", gcc_of(name)):
+        twin = compile_firmware(
+            sources(),
+            board(name),
+            compiler=cross_compiler(compiler),
+            with_selftest=True,
+            transport="semihosting",
+        )
+        (tmp_path / "twin.elf").write_bytes(twin.elf)
+        command = [*qemu_command(board(name), tmp_path / "twin.elf"), "-serial", "none", "-monitor", "none"]
+        command += ["-semihosting-config", "enable=on,target=native"]
+        done = subprocess.run(command, input=stream, capture_output=True, timeout=60, check=True)
+        assert done.stdout.startswith(OK.encode())
+        found = replies(done.stdout.removeprefix(OK.encode()))
+        assert [(kind, number) for kind, number, _ in found] == [
+            (kind | 0x80, number) for number, (kind, _) in enumerate(requests)
+        ]
+        assert {payload[0] for _, _, payload in found} == {0}

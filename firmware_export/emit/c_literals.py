@@ -1,11 +1,13 @@
 """The one checked writer of C text: names, comments and words. Knows C, knows nothing of policies."""
 
 import re
+from collections.abc import Iterable
 
 _IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9]*(_[A-Za-z0-9]+)*")
 _LONGEST_NAME = 48
+_LONGEST_MACRO_PART = 40
 _WORDS_PER_LINE = 8
-_SUFFIXES = ("_params", "_golden")  # of the files beside NAME.c
+_SUFFIXES = ("_params", "_golden", "_contract")  # of the files beside NAME.c
 # A policy's name becomes a prefix, a file name and a C++ namespace.
 _KEYWORDS = """
     alignas alignof and and_eq asm auto bitand bitor bool break case catch char char8_t char16_t
@@ -47,6 +49,20 @@ def c_comment(text: str) -> str:
     single_spaced = " ".join(printable.replace("\\", "/").split())
     # A slash beside a star begins or ends a comment; "??/" at a line's end joins lines in C99.
     return re.sub(r"(?<=[*/?])(?=[*/?])", " ", single_spaced)
+
+
+def c_macro_parts(names: Iterable[str]) -> list[str]:
+    """Return, for each foreign name, what can follow a prefix in a macro's name; no two are the same."""
+    taken: set[str] = set()
+    parts = []
+    for index, name in enumerate(names):
+        words = re.sub(r"[^A-Z0-9]+", "_", name.upper()).strip("_")[:_LONGEST_MACRO_PART].rstrip("_")
+        part = words or f"{index}"
+        while part in taken:
+            part = f"{part}_{index}"
+        taken.add(part)
+        parts.append(part)
+    return parts
 
 
 def c_words(values: bytes) -> str:

@@ -5,13 +5,17 @@ from importlib.resources import files
 
 from edgeqrl.errors import UsageError
 from edgeqrl.network.integer_policy import BareNetwork, IntegerPolicy
-from firmware_export.emit.c_literals import c_comment, c_name_problem
+from firmware_export.contract import CONTRACT_FILE, PolicyContract
+from firmware_export.emit.c_literals import c_name_problem
+from firmware_export.emit.contract import contract_sources, default_contract, require_fits
 from firmware_export.emit.golden import GoldenVectors, golden_sources
 from firmware_export.emit.params import params_blob, plan_params
-from firmware_export.emit.render import fill_template, params_source, program_values
+from firmware_export.emit.render import fill_template, ownership, params_source, program_values
 from firmware_export.emit.tflm import tflm_sources
+from firmware_export.layouts import library_files
 
 _ALWAYS = ("eqrl_edges.c", "eqrl_params.c")
+_GUARD = ("eqrl_guard.c",)  # what has a contract
 
 
 def export_sources(
@@ -21,6 +25,7 @@ def export_sources(
     golden: GoldenVectors | None = None,
     licence_holder: str | None = None,
     sequence: int = 0,
+    contract: PolicyContract | None = None,
 ) -> dict[str, bytes]:
     """Return every exported file by relative path; the same arguments give the same bytes.
 
@@ -28,14 +33,17 @@ def export_sources(
     golden          adds NAME_golden.h and NAME_golden.c with the self-test
     licence_holder  who owns the model, named in the generated files
     sequence        number in the params header, for the user's updater
+    contract        of `make_contract`; by default one that knows nothing but the policy, without fail-safe
 
     Raises UsageError where the policy's name cannot be used in C. The C files to compile are those that
-    `c_sources` lists; `tflm/` and `example/` are not among them.
+    `c_sources` lists; `tflm/` and `examples/` are not among them.
     """
     values, exported = _program_sources(policy, tflite, licence_holder, sequence, golden is not None)
-    exported["example/main.c"] = fill_template("main.c.in", values)
+    stated = default_contract(policy, tflite) if contract is None else require_fits(contract, policy, tflite)
+    exported |= contract_sources(stated, licence_holder=licence_holder)
     if golden is not None:
         exported |= golden_sources(policy, golden, values)
+    exported |= library_files(policy, values, exported, licence_holder=licence_holder, sequence=sequence)
     return dict(sorted(exported.items()))
 
 
@@ -44,7 +52,7 @@ def export_network(
 ) -> dict[str, bytes]:
     """Return every exported file of a network alone: integers in and out, no step; otherwise as above."""
     values, exported = _program_sources(network, tflite, licence_holder, sequence, has_selftest=False)
-    exported["example/main.c"] = fill_template("network_main.c.in", values)
+    exported |= library_files(network, values, exported, licence_holder=licence_holder, sequence=sequence)
     return dict(sorted(exported.items()))
 
 
@@ -57,9 +65,10 @@ def _program_sources(
 ) -> tuple[dict[str, object], dict[str, bytes]]:
     name = require_c_name(program.name)
     layout = plan_params(program)
-    values = program_values(program, layout, ownership=_ownership(licence_holder))
+    values = program_values(program, layout, ownership=ownership(licence_holder))
     blob = params_blob(layout, sequence=sequence)
-    rows = _file_list(name, len(blob), has_selftest)
+    is_policy = isinstance(program, IntegerPolicy)
+    rows = _file_list(name, len(blob), has_selftest=has_selftest, has_contract=is_policy)
     return values, {
         f"{name}.h": fill_template("policy.h.in", values),
         f"{name}.c": fill_template("policy.c.in", values),
@@ -67,7 +76,7 @@ def _program_sources(
         f"{name}_params.bin": blob,
         "README.txt": fill_template("readme.txt.in", {**values, "files": rows}),
         **tflm_sources(program, tflite, values),
-        **runtime_sources(code.source for code in layout.codes),
+        **runtime_sources([*(code.source for code in layout.codes), *(_GUARD if is_policy else ())]),
     }
 
 
@@ -96,22 +105,27 @@ def c_sources(paths: Iterable[str]) -> list[str]:
     return sorted(path for path in paths if path.endswith(".c") and "/" not in path)
 
 
-def _file_list(name: str, params_bytes: int, has_selftest: bool) -> str:
+def _file_list(name: str, params_bytes: int, *, has_selftest: bool, has_contract: bool) -> str:
+    contract = [
+        (f"{name}_contract.h, {name}_contract.c", "what goes in and out: names, units, bounds, fail-safe"),
+        (CONTRACT_FILE, "the same facts for programs"),
+    ]
     selftest = [(f"{name}_golden.h, {name}_golden.c", f"test at boot: {name}_selftest(&state)")]
     rows = [
         (f"{name}.h, {name}.c", "the interface and the list of layers"),
         (f"{name}_params.c", f"weights, scales and tables ({params_bytes} bytes of constants)"),
         (f"{name}_params.bin", f"the same bytes, for a run-time update: {name}_init(&state, params)"),
+        *(contract if has_contract else []),
         *(selftest if has_selftest else []),
         ("eqrl*.h, eqrl_*.c", "the part of the runtime that is needed; all policies of an image share it"),
         ("tflm/", "the same network as a TensorFlow Lite Micro model array (C++), if you prefer TFLM"),
-        ("example/", "a program to start from"),
+        ("examples/", "a control loop to start from, for a computer, Arduino, Pico SDK, ESP-IDF, Zephyr"),
+        ("CMakeLists.txt", "builds the library: plain CMake, Pico SDK, ESP-IDF, Zephyr"),
+        ("Makefile", "builds the library and the example by make"),
+        ("library.properties", "makes this folder an Arduino library"),
+        ("library.json", "makes it a PlatformIO library"),
+        ("idf_component.yml", "makes it an ESP-IDF component"),
+        ("zephyr/", "makes it a Zephyr module"),
     ]
     width = max(len(files) for files, _ in rows)
     return "".join(f"    {files:<{width}}  {purpose}\n" for files, purpose in rows)
-
-
-def _ownership(licence_holder: str | None) -> str:
-    owner = c_comment(licence_holder or "")
-    whom = f"{owner}, who owns" if owner else "whoever owns"
-    return f"What is generated from a model belongs to {whom} the model."

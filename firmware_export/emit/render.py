@@ -9,6 +9,7 @@ import numpy as np
 from edgeqrl.network.edges import AffineEdge, ArgmaxEdge
 from edgeqrl.network.integer_policy import BareNetwork, IntegerPolicy, num_outputs
 from edgeqrl.network.ir import IntegerNetwork, Layer
+from firmware_export.contract import feature_unit, num_features
 from firmware_export.emit.arena import plan_arena
 from firmware_export.emit.c_literals import c_comment, c_words
 from firmware_export.emit.interface import interface_values
@@ -23,7 +24,11 @@ _PLACEHOLDER = re.compile(r"@(\w+)@")
 
 def fill_template(name: str, values: Mapping[str, object]) -> bytes:
     """Return template `name` with every @key@ replaced; a key without a value is our fault."""
-    text = (files("firmware_export.emit") / "templates" / name).read_text(encoding="utf-8")
+    return fill_text((files("firmware_export.emit") / "templates" / name).read_text(encoding="utf-8"), values)
+
+
+def fill_text(text: str, values: Mapping[str, object]) -> bytes:
+    """Return `text` with every @key@ replaced; a key without a value is our fault."""
     return _PLACEHOLDER.sub(lambda match: str(values[match[1]]), text).encode()
 
 
@@ -42,7 +47,6 @@ def program_values(
         "num_layers": len(layout.codes),
         "arena_bytes": arena.total_bytes,
         "params_bytes": layout.total_bytes,
-        "state_bytes": 4 + arena.total_bytes,
         "contract": c_words(layout.contract),
         "input_type": f"{source.dtype}_t",
         "output_type": f"{target.dtype}_t",
@@ -57,10 +61,12 @@ def program_values(
             sorted({network.tensors[name].dtype for name in (*network.inputs, *network.outputs)})
         )
         values |= dict.fromkeys(("step_types", "step_declarations", "step_functions"), "")
+        values |= _counter_values(program, arena.total_bytes)
         summary = f"a network of {len(layout.codes)} layers, {kinds} in and out."
         usage = fill_template("network_usage.in", values).decode()
         return values | {"summary": summary, "usage": usage}
     values |= {
+        **_counter_values(program, arena.total_bytes),
         "observation_shape": _c_shape(program.observation.shape),
         "observation_at": layout.observation.offset // 4,
         "element_bytes": np.dtype(source.dtype).itemsize,
@@ -80,6 +86,13 @@ def params_source(
     for entry, comment in zip(layout.entries, _block_comments(program, layout), strict=True):
         parts.append(_commented_words(comment, blob[entry.offset : entry.offset + entry.num_bytes]))
     return fill_template("params.c.in", {**values, "words": "".join(parts)})
+
+
+def ownership(licence_holder: str | None) -> str:
+    """Return the sentence that says whose the generated files are."""
+    owner = c_comment(licence_holder or "")
+    whom = f"{owner}, who owns" if owner else "whoever owns"
+    return f"What is generated from a model belongs to {whom} the model."
 
 
 def describe_layer(layer: Layer, network: IntegerNetwork) -> str:
@@ -165,7 +178,6 @@ def _action_values(policy: IntegerPolicy, entry: Entry) -> dict[str, object]:
             "action_field": f"    float action[{size}]; /* shape {_c_shape(action.shape)} */\n",
             "decode": f"    const uint32_t *const block = {block};\n"
             f"    eqrl_affine_f32(block, output, {element_bytes}u, action->action, {size});\n",
-            "example_print": '    printf("action[0] = %g\\n", (double)action.action[0]);\n',
         }
     last = action.start + action.num_actions - 1
     masked = "eqrl_argmax_masked" if action.is_masked else "eqrl_argmax"
@@ -176,7 +188,6 @@ def _action_values(policy: IntegerPolicy, entry: Entry) -> dict[str, object]:
         "action_field": f"    int32_t action; /* {action.start} to {last} */\n",
         "decode": f"    const uint32_t *const block = {block};\n"
         f"    action->action = {masked}(block, output, {element_bytes}u, {mask}{size});\n",
-        "example_print": '    printf("action = %d\\n", (int)action.action);\n',
     }
 
 
@@ -185,7 +196,7 @@ def _mask_values(policy: IntegerPolicy) -> dict[str, object]:
     if not (isinstance(policy.action, ArgmaxEdge) and policy.action.is_masked):
         keys = ("mask_field", "mask_parameter", "mask_is_null", "mask_of_observation")
         return {
-            **dict.fromkeys((*keys, "example_mask"), ""),
+            **dict.fromkeys(keys, ""),
             "observation_layout": f"{size} bytes.",
             "batch_mask": "        (void)action_masks; /* this policy takes none */\n",
         }
@@ -198,9 +209,27 @@ def _mask_values(policy: IntegerPolicy) -> dict[str, object]:
         "mask_parameter": "    const uint8_t *action_mask,\n",
         "mask_is_null": "action_mask == NULL || ",
         "mask_of_observation": "observation->action_mask, ",
-        "example_mask": "    observation.action_mask[0] = 1u; /* 1 for each action that is allowed now */\n",
         "batch_mask": "        for (size_t i = 0; i < sizeof observation.action_mask; i++) {\n"
         f"            observation.action_mask[i] = {copy};\n        }}\n",
+    }
+
+
+def _counter_values(program: IntegerPolicy | BareNetwork, arena_bytes: int) -> dict[str, object]:
+    """Return what the state says of its saturation counters; only a policy has any."""
+    if isinstance(program, BareNetwork):
+        keys = ("counters_macro", "counters_at", "counters_field", "counters_clear")
+        return {**dict.fromkeys(keys, ""), "state_bytes": 4 + arena_bytes}
+    name, count = f"{program.name.upper()}_NUM_COUNTERS", num_features(program.observation.shape)
+    what = {"element": "one an input", "last axis": "one for each of the last axis", "all": "for all inputs"}
+    return {
+        "counters_macro": f"#define {name} {count}u /* {what[feature_unit(program.observation.shape)]} */\n",
+        "counters_at": f", saturated at {4 + arena_bytes}",
+        "counters_field": "    /* How often inputs were clamped or not finite, 65535 at most: input i in\n"
+        f"     * saturated[i % {name}]. init sets all to 0, reset keeps them.\n     */\n"
+        f"    uint16_t saturated[{name}];\n",
+        "counters_clear": f"    for (uint32_t i = 0; i < {name}; i++) {{\n"
+        "        state->saturated[i] = 0u;\n    }\n",
+        "state_bytes": 4 + arena_bytes + (2 * count + 3) // 4 * 4,
     }
 
 

@@ -109,6 +109,36 @@ enum {
     EQRL_KERNEL_MOVE = 60
 };
 
+/* What stands in for an action that may not be driven. */
+enum {
+    EQRL_FAIL_SAFE_NONE = 0,   /* nothing is ever driven */
+    EQRL_FAIL_SAFE_VALUE = 1,  /* a fixed action */
+    EQRL_FAIL_SAFE_HOLD = 2,   /* the last good action, for some steps; then stop */
+    EQRL_FAIL_SAFE_DISABLE = 3 /* stop the outputs */
+};
+
+/* The facts of a policy that a guard and a device need; NAME_contract.c holds them. */
+typedef struct {
+    const char *name;
+    uint32_t num_inputs;   /* elements of an observation */
+    uint32_t num_features; /* of low and high: element i is feature i % num_features */
+    const uint32_t *low;   /* IEEE bits [num_features] */
+    const uint32_t *high;
+    uint32_t observation_bytes; /* sizeof(NAME_observation) */
+    uint32_t action_bytes;      /* sizeof(NAME_action) */
+    uint32_t control_period_us; /* 0: unknown */
+    uint32_t timeout_us;        /* an observation that comes later is lost; 0: unknown */
+    uint32_t fail_safe;         /* EQRL_FAIL_SAFE_... */
+    uint32_t hold_steps;
+    const uint32_t *fail_safe_action; /* words of a NAME_action, or NULL */
+    const uint8_t *model_sha256;      /* [32], or NULL */
+    const uint8_t *contract_sha256;   /* [32], or NULL */
+    uint32_t num_counters;            /* saturation counters of the state */
+    uint32_t is_discrete;             /* 1: the action is an int32, 0: it is float32s */
+    const uint32_t *action_low;       /* [action_bytes / 4]: bits of the bounds, as the action's own; or NULL: */
+    const uint32_t *action_high;      /* no bounds, and float32s must be finite all the same */
+} eqrl_contract;
+
 /* Check a params blob before anything is read from it.
  *
  * params       4-aligned, or NULL (an error)

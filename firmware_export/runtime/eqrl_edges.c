@@ -26,7 +26,8 @@ EQRL_CODE static int32_t element(const void *values, uint32_t element_bytes, uin
 }
 
 EQRL_CODE eqrl_status eqrl_observation_f32(const uint32_t *block, const float *observation, void *input,
-                                           uint32_t element_bytes, uint32_t size)
+                                           uint32_t element_bytes, uint32_t size, uint16_t *saturated,
+                                           uint32_t num_counters)
 {
     const uint32_t multiplier = block[0];
     const int32_t exponent_bias = (int32_t)block[1];
@@ -34,6 +35,7 @@ EQRL_CODE eqrl_status eqrl_observation_f32(const uint32_t *block, const float *o
     const int32_t highest = element_bytes == 1u ? 127 : 32767;
     int32_t clamped_away = 0;
     int32_t any_not_finite = 0;
+    uint32_t counter = 0u;
 
     for (uint32_t i = 0; i < size; i++) {
         const uint32_t bits = eqrl_load_word(&observation[i]);
@@ -54,6 +56,10 @@ EQRL_CODE eqrl_status eqrl_observation_f32(const uint32_t *block, const float *o
         const int32_t quantized = eqrl_clamp(unclamped, -highest - 1, highest);
         clamped_away |= unclamped ^ quantized;
         any_not_finite |= is_not_finite;
+        const int32_t event = (unclamped ^ quantized) | is_not_finite;
+        const uint32_t count = saturated[counter] - (uint32_t)eqrl_is_negative(event | -event);
+        saturated[counter] = (uint16_t)(count - (count >> 16)); /* 65536 does not fit */
+        counter = counter + 1u == num_counters ? 0u : counter + 1u; /* of shapes alone, as `i` */
         if (element_bytes == 1u) {
             ((int8_t *)input)[i] = (int8_t)quantized;
         } else {

@@ -58,6 +58,9 @@ typedef char eqrl_needs_packed_header[sizeof(eqrl_params_header) == 128u ? 1 : -
 extern "C" {
 #endif
 
+/* CRC-32 (IEEE 802.3, reflected) from `crc` on, a nibble at a time. Begin with 0xFFFFFFFF and invert at the end. */
+uint32_t eqrl_crc32(uint32_t crc, const void *bytes, uint32_t num_bytes);
+
 /* Whether layer `index` is among [first, last). */
 EQRL_HELPER int eqrl_is_selected(uint32_t index, uint32_t first, uint32_t last)
 {

@@ -18,10 +18,12 @@ extern "C" {
 /* The edges. element_bytes is 1, 2 or 4: int8, int16 or int32 activations. */
 
 /* float32 observation -> int8 or int16. Block: uint32 multiplier; int32 exponent bias; int32 zero point.
- * Returns a sum of EQRL_SATURATED and EQRL_NOT_FINITE.
+ * Each element i that is clamped or not finite adds 1 to saturated[i % num_counters], which stops at 65535;
+ * `size` is a multiple of num_counters. Returns a sum of EQRL_SATURATED and EQRL_NOT_FINITE.
  */
 eqrl_status eqrl_observation_f32(const uint32_t *block, const float *observation, void *input,
-                                 uint32_t element_bytes, uint32_t size);
+                                 uint32_t element_bytes, uint32_t size, uint16_t *saturated,
+                                 uint32_t num_counters);
 
 /* Outputs -> discrete action, the lowest index on a tie. Block: int32 start. */
 int32_t eqrl_argmax(const uint32_t *block, const void *output, uint32_t element_bytes, uint32_t num_actions);

@@ -4,17 +4,17 @@
 
 #define MAGIC 0x50525145u /* "EQRP" in little endian */
 
-/* CRC-32 (IEEE 802.3, reflected, not inverted), a nibble at a time, from `crc` on over bytes [first, last). */
-static uint32_t crc32(uint32_t crc, const uint8_t *bytes, uint32_t first, uint32_t last)
+uint32_t eqrl_crc32(uint32_t crc, const void *bytes, uint32_t num_bytes)
 {
     static const uint32_t of_nibble[16] = {
         0x00000000u, 0x1DB71064u, 0x3B6E20C8u, 0x26D930ACu, 0x76DC4190u, 0x6B6B51F4u,
         0x4DB26158u, 0x5005713Cu, 0xEDB88320u, 0xF00F9344u, 0xD6D6A3E8u, 0xCB61B38Cu,
         0x9B64C2B0u, 0x86D3D2D4u, 0xA00AE278u, 0xBDBDF21Cu,
     };
+    const uint8_t *const from = (const uint8_t *)bytes;
     uint32_t value = crc;
-    for (uint32_t i = first; i < last; i++) {
-        value ^= bytes[i];
+    for (uint32_t i = 0; i < num_bytes; i++) {
+        value ^= from[i];
         value = (value >> 4) ^ of_nibble[value & 15u];
         value = (value >> 4) ^ of_nibble[value & 15u];
     }
@@ -24,8 +24,9 @@ static uint32_t crc32(uint32_t crc, const uint8_t *bytes, uint32_t first, uint32
 /* Of a blob without its crc32, reserved and signature. */
 static uint32_t checksum(const uint8_t *bytes, uint32_t total_bytes)
 {
-    const uint32_t head = crc32(0xFFFFFFFFu, bytes, 0u, (uint32_t)offsetof(eqrl_params_header, crc32));
-    return ~crc32(head, bytes, (uint32_t)sizeof(eqrl_params_header), total_bytes);
+    const uint32_t first = (uint32_t)sizeof(eqrl_params_header);
+    const uint32_t head = eqrl_crc32(0xFFFFFFFFu, bytes, (uint32_t)offsetof(eqrl_params_header, crc32));
+    return ~eqrl_crc32(head, bytes + first, total_bytes - first);
 }
 
 eqrl_status eqrl_params_check(const void *params, uint32_t total_bytes, const uint32_t contract[8])

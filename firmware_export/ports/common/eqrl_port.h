@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * eqrl_port.h - what a board gives to the device loop in main.c, and what an application gives to both.
  *
- * EQRL_UART_BASE, EQRL_UART_BAUD, EQRL_UART_CLOCK_HZ and EQRL_CLOCK_HZ come from the board file.
+ * From the board file: EQRL_CLOCK_HZ, EQRL_UART_BASE, EQRL_UART_IRQ, EQRL_UART_BAUD, EQRL_UART_CLOCK_HZ,
+ * EQRL_TIMER_IRQ (where the timer is not the core's own), EQRL_BOARD_NAME, EQRL_WATCHDOG_MS.
  */
 #ifndef EQRL_PORT_H
 #define EQRL_PORT_H
@@ -15,25 +16,75 @@
 /* Upper bound of every wait for hardware, in turns of a polling loop of at least four cycles. */
 #define EQRL_WAIT_TURNS 100000u
 
+#ifndef EQRL_WATCHDOG_MS
+#define EQRL_WATCHDOG_MS 2000u
+#endif
+
 /* Turn until (register & mask) == value, or EQRL_WAIT_TURNS times. Return 1 if it came true. */
 int eqrl_port_wait(uint32_t address, uint32_t mask, uint32_t value);
 
+/* The chip's part. ------------------------------------------------------------------------------------------ */
+
 /* Set the clocks of the board file; on a fault of the hardware stay at a safe clock. Returns the clock in Hz. */
 uint32_t eqrl_port_clock_init(void);
+
+/* Switch on the UART, both ways, and its receive interrupt, at the UART and at the interrupt controller. */
 void eqrl_port_uart_init(uint32_t clock_hz);
 /* Send one byte. Gives up after EQRL_WAIT_TURNS: a dead UART must not stop a controller. */
 void eqrl_port_uart_put(uint8_t byte);
+/* Handler of EQRL_UART_IRQ: pass on every byte that is there and every overrun, and clear the errors. */
+void eqrl_port_uart_interrupt(void);
+
+/* Start a free-running time base, and an interrupt of about 1 kHz that does nothing but wake the core. Returns
+ * the time base's ticks in a second, 0 if it does not run.
+ */
+uint32_t eqrl_port_timer_init(uint32_t clock_hz);
+/* Wraps at 2^32. Called from the main loop only. */
+uint32_t eqrl_port_ticks(void);
+
+/* Once started nothing stops it. timeout_ms is what the chip should come near to, and not fall below. */
+void eqrl_port_watchdog_start(uint32_t timeout_ms);
+void eqrl_port_watchdog_kick(void);
+int eqrl_port_watchdog_was_reset(void); /* whether the last reset was the watchdog's; asked once, before its start */
+
+/* The core's part. sleep returns when an interrupt is pending, also while interrupts are off: no wake-up is lost
+ * between a check and the sleep.
+ */
+void eqrl_port_interrupts_off(void);
+void eqrl_port_interrupts_on(void);
+void eqrl_port_sleep(void);
+
+/* main.c's part, called by the chip's. -------------------------------------------------------------------- */
+
+/* A byte came / bytes were lost, from the interrupt handler. */
+void eqrl_port_received(uint8_t byte);
+void eqrl_port_overrun(void);
+
+/* Bytes of stack that were never used, where start-up painted it; else 0. */
+uint32_t eqrl_port_stack_free_bytes(void);
+
 /* Every unexpected exception ends here: stop the actuators, report, halt. Never returns. */
 void eqrl_port_fault(uint32_t exception);
 
-/* The application's part. The defaults are weak: read sleeps and has nothing, write and stop do nothing.
+/* The application's part. --------------------------------------------------------------------------------
  *
- * eqrl_board_read   fill *observation, in the environment's units, and return 1 when a step is due, else 0.
- *                   It sets the control period: it must equal that of training.
- * eqrl_board_write  apply the action. status > 0 holds EQRL_SATURATED and EQRL_NOT_FINITE.
- * eqrl_board_stop   bring the actuators into a safe state: called after a fault, a failed self-test, or a step
- *                   that failed.
+ * The defaults are weak: read has nothing, write and stop do nothing.
+ *
+ * eqrl_board_read   fill *observation, in the environment's units, when a step is due, and return at once.
+ *                   It sets the control period: it must equal that of training. Called about once a millisecond
+ *                   and after every request; what it writes while it returns EQRL_BOARD_NOTHING is not kept.
+ * eqrl_board_write  apply the action. It has passed the guard: it lies within the contract's bounds, or is the
+ *                   fail-safe's. status >= 0 holds EQRL_SATURATED and EQRL_NOT_FINITE. Never called where the
+ *                   contract has no fail-safe, nor before an episode has begun.
+ * eqrl_board_stop   bring the actuators into a safe state: called after a fault, a failed self-test, a step that
+ *                   failed, and where the guard says so.
  */
+enum {
+    EQRL_BOARD_NOTHING = 0,
+    EQRL_BOARD_STEP = 1,   /* a step is due */
+    EQRL_BOARD_EPISODE = 2 /* the same, and an episode begins with it: resets the policy and arms the guard */
+};
+
 int eqrl_board_read(eqrl_port_observation_t *observation);
 void eqrl_board_write(const eqrl_port_action_t *action, eqrl_status status);
 void eqrl_board_stop(void);

@@ -1,14 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The device loop: start the policy, prove it, then step it for as long as there is power.
+ * Start the policy, prove it, then answer the host and step for the application for as long as there is power.
  */
+#include "eqrl_device.h"
 #include "eqrl_port.h"
+#include "eqrl_transport.h"
 
-#include <stddef.h>
-
-/* Reached by name from the emulator and a debugger. */
-eqrl_port_state_t eqrl_port_state;
-eqrl_port_observation_t eqrl_port_observation;
-eqrl_port_action_t eqrl_port_action;
+#define LONGEST_WATCHDOG_MS 30000u
 
 int eqrl_port_wait(uint32_t address, uint32_t mask, uint32_t value)
 {
@@ -26,7 +23,7 @@ int eqrl_port_wait(uint32_t address, uint32_t mask, uint32_t value)
 static void print(const char *text)
 {
     while (*text != '\0') {
-        eqrl_port_uart_put((uint8_t)*text);
+        eqrl_transport_send((uint8_t)*text);
         text++;
     }
 }
@@ -38,34 +35,23 @@ static void report(const char *text)
     print("\r\n");
 }
 
-static void idle(void)
-{
-    __asm__ volatile("wfi" ::: "memory");
-}
-
-__attribute__((noreturn)) static void halt(const char *reason)
-{
-    eqrl_board_stop();
-    report(reason);
-    for (;;) {
-        idle();
-    }
-}
-
 __attribute__((noreturn)) void eqrl_port_fault(uint32_t exception)
 {
     static const char digits[] = "0123456789ABCDEF";
     char text[] = "fault, exception 0x00"; /* 3 is HardFault */
     text[sizeof text - 3u] = digits[(exception >> 4) & 15u];
     text[sizeof text - 2u] = digits[exception & 15u];
-    halt(text);
+    eqrl_board_stop();
+    report(text);
+    for (;;) { /* until the watchdog, if there is one */
+        eqrl_port_sleep();
+    }
 }
 
 __attribute__((weak)) int eqrl_board_read(eqrl_port_observation_t *observation)
 {
     (void)observation;
-    idle();
-    return 0;
+    return EQRL_BOARD_NOTHING;
 }
 
 __attribute__((weak)) void eqrl_board_write(const eqrl_port_action_t *action, eqrl_status status)
@@ -78,33 +64,88 @@ __attribute__((weak)) void eqrl_board_stop(void)
 {
 }
 
+__attribute__((weak)) uint32_t eqrl_port_stack_free_bytes(void)
+{
+    return 0;
+}
+
+static void report_start(uint32_t outcome)
+{
+    if (outcome == (uint32_t)EQRL_START_INIT_FAILED) {
+        report("init FAILED");
+    } else if (outcome == (uint32_t)EQRL_START_SELFTEST_FAILED) {
+        report("self-test FAILED");
+    } else {
+        report(EQRL_PORT_HAS_SELFTEST != 0 ? "self-test OK" : "ready");
+    }
+}
+
+static void send_reply(uint32_t num_bytes)
+{
+    const uint8_t *const reply = eqrl_device_reply();
+    for (uint32_t i = 0; i < num_bytes; i++) {
+        eqrl_port_watchdog_kick(); /* a dead UART makes every byte slow */
+        eqrl_transport_send(reply[i]);
+    }
+}
+
+/* Answer what has come, at most one request: the application is not to wait for the next. */
+static void serve(void)
+{
+    uint8_t byte = 0;
+    uint32_t num_bytes = 0;
+    uint32_t left = EQRL_PAYLOAD_BYTES; /* an endless stream of anything is not to hold the loop */
+#ifndef EQRL_UART_IRQ
+    eqrl_port_uart_interrupt(); /* it has none */
+#endif
+    while (num_bytes == 0u && left != 0u && eqrl_transport_receive(&byte)) {
+        num_bytes = eqrl_device_take(byte);
+        left--;
+    }
+    send_reply(num_bytes);
+}
+
+static void sleep_if_idle(void)
+{
+    eqrl_port_interrupts_off();
+    if (!eqrl_transport_is_pending()) {
+        eqrl_port_sleep();
+    }
+    eqrl_port_interrupts_on();
+}
+
+/* Longer than any step: a policy that is slow on this chip is no fault. Where even the longest would be too short,
+ * there is none.
+ */
+static void start_watchdog(void)
+{
+    const uint32_t slowest = eqrl_device_slowest_step_ms();
+    if (slowest <= LONGEST_WATCHDOG_MS / 4u) {
+        eqrl_port_watchdog_start(slowest > EQRL_WATCHDOG_MS / 4u ? 4u * slowest : EQRL_WATCHDOG_MS);
+    }
+}
+
 int main(void)
 {
     const uint32_t clock_hz = eqrl_port_clock_init();
-    eqrl_port_uart_init(clock_hz);
+    uint32_t flags = eqrl_port_watchdog_was_reset() ? (uint32_t)EQRL_HELLO_WATCHDOG_RESET : 0u;
+    eqrl_port_watchdog_kick(); /* it may be running since before this start */
+    eqrl_transport_init(clock_hz);
     if (clock_hz != EQRL_CLOCK_HZ) {
+        flags |= (uint32_t)EQRL_HELLO_RUNS_SLOWLY;
         report("clock fault, running slowly");
     }
-    if (EQRL_PORT_INIT(&eqrl_port_state, NULL) < 0) {
-        halt("init FAILED");
-    }
-#if EQRL_PORT_HAS_SELFTEST
-    if (EQRL_PORT_SELFTEST(&eqrl_port_state) != EQRL_OK || EQRL_PORT_RESET(&eqrl_port_state) < 0) {
-        halt("self-test FAILED");
-    }
-    report("self-test OK");
-#else
-    report("ready");
-#endif
+    const uint32_t tick_hz = eqrl_port_timer_init(clock_hz);
+    eqrl_port_interrupts_on();
+    report_start(eqrl_device_start(clock_hz, tick_hz, flags));
+    start_watchdog();
     for (;;) {
-        if (eqrl_board_read(&eqrl_port_observation) == 0) {
-            continue;
+        eqrl_port_watchdog_kick();
+        serve();
+        eqrl_device_poll(eqrl_transport_overruns());
+        if (!eqrl_device_run_application()) {
+            report("step FAILED");
         }
-        const eqrl_status status =
-            EQRL_PORT_STEP(&eqrl_port_state, &eqrl_port_observation, &eqrl_port_action);
-        if (status < 0) {
-            halt("step FAILED");
-        }
-        eqrl_board_write(&eqrl_port_action, status);
+        sleep_if_idle();
     }
 }

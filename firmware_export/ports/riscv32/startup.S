@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Reset and the one trap handler of a 32-bit RISC-V core in machine mode, for GNU and LLVM assemblers.
+ * Reset, the trap handler and the interrupt mask of a 32-bit RISC-V core in machine mode, for GNU and LLVM assemblers.
  *
  * Assembler, because until the copy table is done there may be no code in RAM to call: a compiler is free to turn
  * a loop into a call of memcpy. The linker script puts .vectors first: the core begins there.
@@ -13,8 +13,8 @@
     .type Reset_Handler, %function
 Reset_Handler:
     csrci   mstatus, 8              /* interrupts off */
-    la      t0, eqrl_default_handler
-    csrw    mtvec, t0               /* direct mode */
+    la      t0, eqrl_trap_table + 1 /* vectored mode: the only one that an ESP32-C3 has */
+    csrw    mtvec, t0
     la      sp, __stack_top         /* a debugger may jump here with any stack */
     /* Copy table: rows of {load address, address, bytes}, each a multiple of four. */
     la      s0, __copy_table_start
@@ -43,12 +43,83 @@ Reset_Handler:
     jr      t0                      /* main never returns */
     .size Reset_Handler, . - Reset_Handler
 
-    .balign 4                       /* mtvec needs it */
+/* An exception enters at row 0, interrupt n at row n; all are told apart by mcause. */
+    .balign 256
+    .global eqrl_trap_table
+    .type eqrl_trap_table, %function
+eqrl_trap_table:
+    .option push
+    .option norvc
+    .rept 32
+    j       eqrl_default_handler
+    .endr
+    .option pop
+    .size eqrl_trap_table, . - eqrl_trap_table
+
     .global eqrl_default_handler
     .type eqrl_default_handler, %function
 eqrl_default_handler:
-    csrr    a0, mcause              /* number of the exception */
-    andi    sp, sp, -16             /* whatever it was */
-    la      t0, eqrl_port_fault
+    addi    sp, sp, -64             /* what a called function may change */
+    sw      ra, 0(sp)
+    sw      t0, 4(sp)
+    sw      t1, 8(sp)
+    sw      t2, 12(sp)
+    sw      t3, 16(sp)
+    sw      t4, 20(sp)
+    sw      t5, 24(sp)
+    sw      t6, 28(sp)
+    sw      a0, 32(sp)
+    sw      a1, 36(sp)
+    sw      a2, 40(sp)
+    sw      a3, 44(sp)
+    sw      a4, 48(sp)
+    sw      a5, 52(sp)
+    sw      a6, 56(sp)
+    sw      a7, 60(sp)
+    csrr    a0, mcause
+    bgez    a0, 1f
+    call    eqrl_port_trap
+    lw      ra, 0(sp)
+    lw      t0, 4(sp)
+    lw      t1, 8(sp)
+    lw      t2, 12(sp)
+    lw      t3, 16(sp)
+    lw      t4, 20(sp)
+    lw      t5, 24(sp)
+    lw      t6, 28(sp)
+    lw      a0, 32(sp)
+    lw      a1, 36(sp)
+    lw      a2, 40(sp)
+    lw      a3, 44(sp)
+    lw      a4, 48(sp)
+    lw      a5, 52(sp)
+    lw      a6, 56(sp)
+    lw      a7, 60(sp)
+    addi    sp, sp, 64
+    mret
+1:  la      t0, eqrl_port_fault     /* an exception: number in a0, never returns */
     jr      t0
     .size eqrl_default_handler, . - eqrl_default_handler
+
+    .balign 4
+    .global eqrl_port_interrupts_off
+    .type eqrl_port_interrupts_off, %function
+eqrl_port_interrupts_off:
+    csrci   mstatus, 8
+    ret
+    .size eqrl_port_interrupts_off, . - eqrl_port_interrupts_off
+
+    .global eqrl_port_interrupts_on
+    .type eqrl_port_interrupts_on, %function
+eqrl_port_interrupts_on:
+    csrsi   mstatus, 8
+    ret
+    .size eqrl_port_interrupts_on, . - eqrl_port_interrupts_on
+
+/* Ends at once where an enabled interrupt is pending, also while mstatus masks them all (privileged architecture, WFI). */
+    .global eqrl_port_sleep
+    .type eqrl_port_sleep, %function
+eqrl_port_sleep:
+    wfi
+    ret
+    .size eqrl_port_sleep, . - eqrl_port_sleep
