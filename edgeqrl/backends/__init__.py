@@ -21,6 +21,7 @@ EMULATED_CORES = {
     "cortex-m33": "mps2-an505",
     "cortex-m55": "mps3-an547",
     "rv32imac": "riscv-virt",
+    "rv32imc": "esp32c3",
 }
 NETWORK_BACKENDS = {
     **dict.fromkeys(EMULATED_CORES, "edgeqrl.backends.emulated:open_network"),

@@ -6,13 +6,12 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeqrl.backends import EMULATED_CORES
+from edgeqrl.backends import EMULATED_CORES, structs
 from edgeqrl.backends.host_c import policy_of_network
 from edgeqrl.backends.rows import RowLayout
 from edgeqrl.data import data_folder
 from edgeqrl.errors import DeviceError, require_name
 from edgeqrl.interfaces import State
-from edgeqrl.network.edges import ArgmaxEdge
 from edgeqrl.network.integer_policy import IntegerPolicy
 from edgeqrl.network.ir import IntegerNetwork
 from edgeqrl.network.read_tflite import read_tflite
@@ -39,10 +38,10 @@ class EmulatedPolicy:
         self.name = board.core
         self.policy = policy
         self.emulated = EmulatedFirmware(firmware.elf, policy.name, board, engine=engine)
-        used = 4 * policy.observation.size + self._num_mask_bytes
-        if not used <= self.emulated.observation_bytes < used + 4:
+        found = self.emulated.observation_bytes, self.emulated.action_bytes
+        if found != (structs.observation_bytes(policy), structs.action_bytes(policy)):
             self.close()
-            raise DeviceError(f"The firmware's observation struct does not fit the policy '{policy.name}'.")
+            raise DeviceError(f"The firmware's structs do not fit the policy '{policy.name}'.")
 
     def step(
         self, observations: NDArray[Any], action_masks: NDArray[np.bool_] | None = None
@@ -52,10 +51,7 @@ class EmulatedPolicy:
         if np.any(status < 0):
             raise DeviceError(f"{self.policy.name}_step returned {status.min()} on the emulated {self.name}.")
         flags = status.astype(np.uint8)
-        action = self.policy.action
-        if isinstance(action, ArgmaxEdge):
-            return actions.view("<i4")[:, 0].astype(np.int64), flags
-        return actions.view("<f4").reshape(len(actions), *action.shape), flags
+        return structs.read_actions(self.policy, actions), flags
 
     def act(
         self,
@@ -83,21 +79,7 @@ class EmulatedPolicy:
         self, observations: NDArray[Any], action_masks: NDArray[np.bool_] | None = None
     ) -> NDArray[np.uint8]:
         """Lay observations [N, *shape] and masks out as NAME_observation structs [N, observation_bytes]."""
-        rows = np.ascontiguousarray(observations, "<f4")
-        if rows.shape[1:] != self.policy.observation.shape:
-            raise ValueError(f"observations must be [N, {self.policy.observation.shape}], got {rows.shape}")
-        structs = np.zeros((len(rows), self.emulated.observation_bytes), np.uint8)
-        mask_start = 4 * self.policy.observation.size
-        structs[:, :mask_start] = rows.reshape(len(rows), mask_start // 4).view(np.uint8)
-        if self._num_mask_bytes:
-            mask: Any = True if action_masks is None else action_masks
-            structs[:, mask_start : mask_start + self._num_mask_bytes] = mask
-        return structs
-
-    @property
-    def _num_mask_bytes(self) -> int:
-        action = self.policy.action
-        return action.num_actions if isinstance(action, ArgmaxEdge) and action.is_masked else 0
+        return structs.observation_structs(self.policy, observations, action_masks)
 
     def close(self) -> None:
         """End the emulator."""

@@ -19,6 +19,7 @@ from edgeqrl.network.integer_policy import IntegerPolicy
 from edgeqrl.network.ir import IntegerNetwork
 from edgeqrl.network.read_tflite import read_tflite
 from edgeqrl.network.reference import require_inputs
+from firmware_export.contract import PolicyContract, num_features
 from firmware_export.emit import c_sources, export_sources
 from firmware_export.emit.host_batch import host_batch_source
 from firmware_export.toolchain import HostCompiler, host_compiler, run_compiler
@@ -31,10 +32,10 @@ _runtime_objects: dict[tuple[tuple[str, ...], str, bytes], bytes] = {}
 class HostC:
     """One policy's C in a shared library of its own, loaded into this process."""
 
-    def __init__(self, policy: IntegerPolicy) -> None:
+    def __init__(self, policy: IntegerPolicy, *, contract: PolicyContract | None = None) -> None:
         """Export, compile and load; raises MissingToolError without a working C compiler."""
         self.policy = policy
-        self._library = _load(policy)
+        self._library = _load(policy, contract)
         network = policy.network
         self._inputs = RowLayout([network.tensors[name] for name in network.inputs])
         self._outputs = RowLayout([network.tensors[name] for name in network.outputs])
@@ -43,8 +44,21 @@ class HostC:
         self._state = ctypes.create_string_buffer(self._function("batch_state_bytes", result=size)())
         self._step = self._function("batch_step", pointer, pointer, pointer, size, pointer, pointer)
         self._infer = self._function("batch_infer", pointer, pointer, pointer, size)
-        status = self._function("init", pointer, pointer)(self._state, None)
-        assert status == 0, f"{policy.name}_init returned {status}"
+        self._init = self._function("init", pointer, pointer)
+        self._saturated = self._function("batch_saturated", pointer, result=ctypes.POINTER(ctypes.c_uint16))
+        self.initialise()
+
+    def initialise(self) -> None:
+        """Make the state ready; sets its saturation counters to 0."""
+        with self._lock:
+            status = self._init(self._state, None)
+        assert status == 0, f"{self.policy.name}_init returned {status}"
+
+    def saturated(self) -> NDArray[np.uint16]:
+        """Return the state's saturation counters [num_features]."""
+        count = num_features(self.policy.observation.shape)
+        with self._lock:
+            return np.array(self._saturated(self._state)[:count], np.uint16)
 
     def step(
         self, observations: NDArray[np.float32], action_masks: NDArray[np.bool_] | None = None
@@ -173,8 +187,8 @@ def policy_of_network(network: IntegerNetwork, name: str = "network") -> Integer
     return IntegerPolicy(name, observation, network, action)
 
 
-def _load(policy: IntegerPolicy) -> ctypes.CDLL:
-    sources = export_sources(policy, b"")
+def _load(policy: IntegerPolicy, contract: PolicyContract | None) -> ctypes.CDLL:
+    sources = export_sources(policy, b"", contract=contract)
     sources["host_batch.c"] = host_batch_source(policy)
     compiler = host_compiler()
     with tempfile.TemporaryDirectory(prefix="edgeqrl-") as name:
