@@ -10,6 +10,7 @@ from edgeqrl.environments import MakeEnv
 from edgeqrl.errors import BackendsDiffer
 from edgeqrl.interfaces import Policy
 from edgeqrl.rollout import Rollout, rollout
+from firmware_export.emulators.plan import EmulationPlan
 
 
 @dataclass(frozen=True)
@@ -18,23 +19,25 @@ class DeviceRun:
 
     backend: str
     acts_as: str  # the backend whose every action was equal
+    engine: str  # unicorn, qemu or rp2040js
     level: str  # what was emulated: "ISA" means the core's instructions, not the board around it
+    ran: str  # the same in a sentence
     seeds: tuple[int, ...]
     episode_returns: tuple[float, ...]
     num_steps: int
-    instructions: int  # executed in one step, encode and decode included
 
     def to_json(self) -> dict[str, Any]:
         """Return the run as JSON values."""
         return {
             "backend": self.backend,
+            "engine": self.engine,
             "level": self.level,
+            "ran": self.ran,
             "episodes": len(self.seeds),
             "seeds": {"first": self.seeds[0], "count": len(self.seeds)},
             "episode_returns": list(self.episode_returns),
             "num_steps": self.num_steps,
             "acts_as": self.acts_as,
-            "instructions": self.instructions,
         }
 
 
@@ -44,8 +47,7 @@ def emulate(
     make_env: MakeEnv,
     *,
     seeds: Sequence[int],
-    instructions: int,
-    level: str = "ISA",
+    plan: EmulationPlan,
     progress: Callable[[int, int], None] | None = None,
 ) -> DeviceRun:
     """Play `seeds` on `device` and on `host`; raise BackendsDiffer at the first action that differs."""
@@ -55,11 +57,12 @@ def emulate(
     return DeviceRun(
         backend=device.name,
         acts_as=host.name,
-        level=level,
+        engine=plan.engine,
+        level=plan.level,
+        ran=plan.sentence,
         seeds=tuple(seeds),
         episode_returns=tuple(float(value) for value in played.episode_returns),
         num_steps=int(played.episode_lengths.sum()),
-        instructions=instructions,
     )
 
 

@@ -14,10 +14,12 @@ from edgeqrl.network.integer_policy import IntegerPolicy
 from edgeqrl.network.read_tflite import read_tflite
 from edgeqrl.network.reference import Reference
 from edgeqrl.stages import require_backends_agree
+from firmware_export.emulators.plan import EmulationPlan
 from tests import toys
 from tests.tflite_writer import random_dense_tflite
 
 SEEDS = range(5, 8)
+PLAN = EmulationPlan("unicorn", "ISA", "cortex-m4")
 
 
 class OnceOtherwise:
@@ -43,9 +45,10 @@ def toy_policy() -> Any:
 
 
 def test_equal_policies_give_a_run_with_their_names() -> None:
-    run = emulate(toy_policy(), toy_policy(), toys.ChaosEnv, seeds=SEEDS, instructions=7)
+    run = emulate(toy_policy(), toy_policy(), toys.ChaosEnv, seeds=SEEDS, plan=PLAN)
     found = run.to_json()
-    assert (found["acts_as"], found["episodes"], found["instructions"]) == (toy_policy().name, 3, 7)
+    assert (found["acts_as"], found["episodes"]) == (toy_policy().name, 3)
+    assert (found["engine"], found["level"], found["ran"]) == ("unicorn", "ISA", PLAN.sentence)
     assert found["num_steps"] >= 3
 
 
@@ -53,7 +56,7 @@ def test_equal_policies_give_a_run_with_their_names() -> None:
 def test_one_action_that_differs_is_found_with_seed_and_step(step: int) -> None:
     device = OnceOtherwise(toy_policy(), step, 5)
     with pytest.raises(BackendsDiffer, match=rf"seed 5 at step {step}\."):
-        emulate(device, toy_policy(), toys.ChaosEnv, seeds=SEEDS, instructions=7)
+        emulate(device, toy_policy(), toys.ChaosEnv, seeds=SEEDS, plan=PLAN)
 
 
 def test_one_observation_on_which_a_backend_differs_from_the_reference_is_counted() -> None:

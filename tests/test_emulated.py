@@ -126,7 +126,7 @@ def test_observations_of_another_shape_are_refused(device: EmulatedPolicy) -> No
 
 def test_firmware_of_another_policy_is_refused() -> None:
     other = random_policy(np.random.default_rng(0), (9, 3), name="robot")
-    with pytest.raises(DeviceError, match="does not fit the policy 'robot'"):
+    with pytest.raises(DeviceError, match="do not fit the policy 'robot'"):
         EmulatedPolicy(firmware("mps2-an386"), other, board("mps2-an386"))
 
 

@@ -14,6 +14,7 @@ from edgeqrl.stages.artefacts import (
     REPORT,
     REPORT_SCHEMA,
     TFLITE,
+    control_period_of,
     read_calibration,
     read_firmware,
     read_head,
@@ -23,6 +24,7 @@ from edgeqrl.stages.artefacts import (
     require_environment_fits,
     write_report,
 )
+from edgeqrl.stages.contract import add_contract_facts, read_contract_facts, require_actuating
 from edgeqrl.stages.conversion import (
     add_agent,
     add_calibration,
@@ -32,16 +34,16 @@ from edgeqrl.stages.conversion import (
     require_backends_agree,
     require_policy_fits,
 )
-from edgeqrl.stages.firmware import (
-    add_emulation,
-    add_firmware,
-)
+from edgeqrl.stages.emulation import add_emulation
+from edgeqrl.stages.firmware import add_firmware
+from edgeqrl.stages.linux import read_linux_package
 from edgeqrl.stages.settings import (
     LAST_SEED,
     Progress,
     Settings,
     silent,
 )
+from edgeqrl.stages.target import add_target, add_target_emulation
 
 __all__ = [
     "CALIBRATION",
@@ -59,17 +61,24 @@ __all__ = [
     "Settings",
     "add_agent",
     "add_calibration",
+    "add_contract_facts",
     "add_emulation",
     "add_firmware",
     "add_quantized",
     "add_sources",
+    "add_target",
+    "add_target_emulation",
+    "control_period_of",
     "export_network_file",
     "read_calibration",
+    "read_contract_facts",
     "read_firmware",
     "read_head",
+    "read_linux_package",
     "read_quantized",
     "read_report",
     "read_sources",
+    "require_actuating",
     "require_backends_agree",
     "require_environment_fits",
     "require_policy_fits",

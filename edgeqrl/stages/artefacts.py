@@ -23,7 +23,12 @@ GOLDEN = "golden.npz"
 REPORT = "report.json"
 DIAGNOSIS = "diagnosis.json"
 FIRMWARE = "firmware/firmware.json"
-FIRMWARE_SECTIONS = ("firmware", "emulation")  # of the report; the rest is the validation's
+REALTIME = "firmware/realtime.md"
+LINUX = "raspberry/"  # folder of what is deployed to a board that runs Linux
+LINUX_PACKAGE = f"{LINUX}package.json"
+# Of the report; the rest is the validation's.
+FIRMWARE_SECTIONS = ("firmware", "realtime", "package", "library", "emulation")
+CONTRACT_SECTION = "contract"  # of the report: a summary of what the sources state
 NUM_GOLDEN = 64
 
 
@@ -79,6 +84,15 @@ def read_firmware(bundle: Bundle) -> "Firmware":
     return firmware
 
 
+def control_period_of(bundle: Bundle) -> float | None:
+    """Return the control period in seconds that the exported contract states; None: it is not known."""
+    path = "src/policy_contract.json"
+    if path not in bundle.artefacts:
+        return None
+    period = from_json_bytes(bundle.read(path)).get("control_period_s")
+    return None if period is None else float(period)
+
+
 def read_report(bundle: Bundle) -> dict[str, Any]:
     """Return report.json, or an empty report if no stage has written one."""
     if not bundle.has(REPORT):
@@ -100,12 +114,15 @@ def write_report(bundle: Bundle, sections: Mapping[str, Any]) -> None:
     origin = [path for path in (TFLITE, FLOAT_TFLITE, CALIBRATION) if bundle.has(path)]
     if "firmware" in report:
         origin.append(FIRMWARE)
+    if "package" in report:
+        origin.append(LINUX_PACKAGE)
     bundle.add(REPORT, to_json_bytes(report), made_from=origin)
 
 
 def drop_firmware(bundle: Bundle) -> None:
-    """Remove the firmware and what the report says of it: it is about to be made anew, or stale."""
+    """Remove what was built for a board, and what the report says of it: it is to be made anew, or stale."""
     bundle.drop("firmware/")
+    bundle.drop(LINUX)
     bundle.facts.pop("board", None)
     report = read_report(bundle)
     kept = {name: found for name, found in report.items() if name not in FIRMWARE_SECTIONS}

@@ -27,8 +27,11 @@ from edgeqrl.stages.artefacts import (
     NUM_GOLDEN,
     REPORT,
     TFLITE,
+    control_period_of,
     drop_firmware,
+    read_quantized,
 )
+from edgeqrl.stages.contract import contract_for, report_contract
 from edgeqrl.stages.settings import Progress, Settings, silent
 
 if TYPE_CHECKING:
@@ -106,14 +109,50 @@ def add_quantized(
     return quantized
 
 
-def require_policy_fits(policy: IntegerPolicy, board: "Board") -> None:
-    """Raise BoardFitError if the parameters and the arena alone are too large: before minutes are spent."""
+def require_policy_fits(
+    policy: IntegerPolicy, board: "Board", *, control_period_s: float | None = None
+) -> None:
+    """Raise BoardFitError before minutes are spent on what cannot fit.
+
+    That is: if parameters and arena alone are larger than the board's memory, or if a step by the estimate
+    takes much longer than the control period (None: not known, not checked). What Linux or a vendor's SDK
+    adds is not known, and neither is what a step takes there.
+    """
+    from firmware_export.board import require_firmware
     from firmware_export.emit.arena import plan_arena
     from firmware_export.emit.params import build_params
-    from firmware_export.fit import FirmwareSizes, require_fits
+    from firmware_export.fit import FirmwareSizes, estimate_instructions, require_fits, require_in_time
 
-    arena = plan_arena(policy.network)
-    require_fits(FirmwareSizes(len(build_params(policy)), arena.total_bytes, 0), board)
+    network = policy.network
+    arena_bytes, params_bytes = plan_arena(network).total_bytes, len(build_params(policy))
+    if board.kind == "linux":  # its files lie on a card
+        require_fits(FirmwareSizes(0, params_bytes + arena_bytes, 0), board)
+        return
+    require_fits(FirmwareSizes(params_bytes, arena_bytes, 0), board)
+    if board.kind == "library":
+        return
+    require_firmware(board)
+    num_elements = policy.observation.size + sum(
+        network.tensors[layer.output].size for layer in network.layers
+    )
+    require_in_time(
+        estimate_instructions(network.num_macs, num_elements, board),
+        board,
+        control_period_s,
+        runs_from_ram=board.runs_from_ram and params_bytes + arena_bytes < board.ram_bytes,
+        is_estimate=True,
+    )
+
+
+def require_bundle_fits(bundle: Bundle, board: "Board") -> None:
+    """Raise BoardFitError before a bundle's policy is compiled for a board that it cannot fit."""
+    from firmware_export.board import require_firmware
+
+    if "head" not in bundle.facts:  # a bare network, which nothing times
+        require_firmware(board)
+        return
+    policy = read_quantized(bundle).integer_policy(is_masked=bundle.fact("is_masked"))
+    require_policy_fits(policy, board, control_period_s=control_period_of(bundle))
 
 
 def require_backends_agree(policy: IntegerPolicy, host: Policy, observations: NDArray[np.float32]) -> None:
@@ -140,9 +179,10 @@ def add_sources(
     calibration: CalibrationSet,
     settings: Settings,
 ) -> dict[str, bytes]:
-    """Export the C sources and the golden vectors."""
+    """Export the C sources with the contract, and the golden vectors."""
     from firmware_export.emit import export_sources, make_golden
 
+    contract = contract_for(bundle, policy, tflite, settings)
     golden = make_golden(policy, calibration.observations[:NUM_GOLDEN])
     arrays = {name: value for name, value in vars(golden).items() if value is not None}
     buffer = io.BytesIO()
@@ -151,9 +191,12 @@ def add_sources(
         bundle.drop(earlier)
     drop_firmware(bundle)
     bundle.add(GOLDEN, buffer.getvalue(), made_from=[TFLITE, CALIBRATION])
-    sources = export_sources(policy, tflite, golden=golden if settings.with_self_test else None)
+    sources = export_sources(
+        policy, tflite, golden=golden if settings.with_self_test else None, contract=contract
+    )
     for path, data in sources.items():
         bundle.add(f"src/{path}", data, made_from=[TFLITE])
+    report_contract(bundle, contract)
     return sources
 
 

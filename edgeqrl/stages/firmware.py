@@ -1,28 +1,13 @@
-"""The stages `build` and `emulate`: firmware for a board, and its run on an emulated core."""
+"""The stage `build`: firmware for a board."""
 
 from dataclasses import asdict
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
-from edgeqrl.backends.host_c import HostCPolicy
 from edgeqrl.bundle import Bundle
-from edgeqrl.emulate import DeviceRun, emulate
-from edgeqrl.environments import MakeEnv
 from edgeqrl.files import to_json_bytes
-from edgeqrl.network.integer_policy import IntegerPolicy
-from edgeqrl.stages.artefacts import (
-    FIRMWARE,
-    FIRMWARE_SECTIONS,
-    NUM_GOLDEN,
-    drop_firmware,
-    read_report,
-    read_sources,
-    write_report,
-)
-from edgeqrl.stages.conversion import require_backends_agree
+from edgeqrl.stages.artefacts import FIRMWARE, REALTIME, control_period_of, drop_firmware, read_sources
+from edgeqrl.stages.contract import require_actuating
+from edgeqrl.stages.conversion import require_bundle_fits
 from edgeqrl.stages.settings import Progress, Settings, silent
 
 if TYPE_CHECKING:
@@ -34,20 +19,14 @@ def add_firmware(
     bundle: Bundle, board: "Board", settings: Settings, *, progress: Progress = silent
 ) -> "Firmware":
     """Compile the sources for the board, refuse what does not fit, and keep ELF and images."""
-    from firmware_export.build import compile_firmware
-    from firmware_export.flashers.uf2_volume import firmware_uf2
-    from firmware_export.toolchain import find_compiler
+    from firmware_export.images import firmware_images
+    from firmware_export.realtime import realtime_sheet, realtime_text
 
     progress("build", 0, 0)
-    firmware = compile_firmware(
-        read_sources(bundle),
-        board,
-        compiler=find_compiler(settings.compiler),
-        with_selftest=any(path.endswith("_golden.c") for path in bundle.artefacts),
-    )
-    images = {"elf": firmware.elf, "bin": firmware.bin}
-    if board.uf2 is not None:
-        images["uf2"] = firmware_uf2(firmware, board)
+    require_actuating(bundle, settings)
+    require_bundle_fits(bundle, board)
+    firmware = compiled(bundle, board, settings.compiler)
+    images = firmware_images(firmware, board)
     facts = {
         "name": firmware.name,
         "board": firmware.board,
@@ -61,60 +40,22 @@ def add_firmware(
     for suffix, data in images.items():
         bundle.add(f"firmware/{firmware.name}.{suffix}", data, made_from=sources)
     bundle.add(FIRMWARE, to_json_bytes(facts), made_from=[f"firmware/{firmware.name}.elf"])
+    period = control_period_of(bundle)
+    sheet = realtime_sheet(firmware, board, control_period_s=period)
+    bundle.add(REALTIME, realtime_text(sheet).encode(), made_from=[f"firmware/{firmware.name}.elf"])
     bundle.facts["board"] = board.name
     progress("build", 1, 1)
     return firmware
 
 
-def add_emulation(
-    bundle: Bundle,
-    policy: IntegerPolicy,
-    board: "Board",
-    firmware: "Firmware",
-    host: HostCPolicy,
-    settings: Settings,
-    *,
-    make_env: MakeEnv | None,
-    observations: NDArray[np.float32],
-    progress: Progress = silent,
-) -> DeviceRun | None:
-    """Run the firmware's own ELF on the emulated core; count its instructions; compare with host C."""
-    from edgeqrl.backends.emulated import EmulatedPolicy
-    from firmware_export.fit import estimate_us, timing_model
+def compiled(bundle: Bundle, board: "Board", compiler: str | None) -> "Firmware":
+    """Compile the sources for a board, by the compiler of this name or by the first that can."""
+    from firmware_export.build import compile_firmware
+    from firmware_export.toolchain import find_compiler
 
-    progress("emulate", 0, 0)
-    with EmulatedPolicy(firmware, policy, board) as device:
-        instructions = device.profile(observations[0]).instructions
-        require_backends_agree(policy, device, observations[:NUM_GOLDEN])
-        run = None
-        if make_env is not None and settings.emulated_episodes > 0:
-            first = settings.emulation_seed
-            run = emulate(
-                device,
-                host,
-                make_env,
-                seeds=range(first, first + settings.emulated_episodes),
-                instructions=instructions,
-                progress=partial(progress, "emulate"),
-            )
-    sections: dict[str, Any] = {
-        "firmware": {
-            "board": board.name,
-            "core": board.core,
-            "compiler": firmware.compiler,
-            **asdict(firmware.sizes),
-            "flash_available_bytes": board.available_bytes("flash"),
-            "ram_available_bytes": board.available_bytes("ram"),
-            "instructions": instructions,
-            "estimate": {
-                "us": estimate_us(instructions, board),
-                "model": timing_model(board).name,
-                "clock_hz": board.clock_hz,
-            },
-        }
-    }
-    if run is not None:
-        sections["emulation"] = run.to_json()
-    kept = {name: found for name, found in read_report(bundle).items() if name not in FIRMWARE_SECTIONS}
-    write_report(bundle, kept | sections)
-    return run
+    return compile_firmware(
+        read_sources(bundle),
+        board,
+        compiler=find_compiler(compiler, core=board.core),
+        with_selftest=any(path.endswith("_golden.c") for path in bundle.artefacts),
+    )

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from edgeqrl.contract import ContractOptions
 from edgeqrl.errors import UsageError, require_name
 from edgeqrl.quantize.scheme import Scheme
 from edgeqrl.validate.terms import Declared
@@ -33,6 +34,7 @@ class Settings:
     emulation_seed: int = 30_000
     with_self_test: bool = True
     compiler: str | None = None
+    contract: ContractOptions = field(default_factory=ContractOptions)
 
     def __post_init__(self) -> None:
         """Refuse what cannot be before minutes are spent; raises UsageError."""

@@ -1,6 +1,6 @@
 """The stage `validate`: a verdict, its place in the ledger of judgements, and what to try next."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,7 @@ from edgeqrl.environments import EnvironmentSpec, MakeEnv
 from edgeqrl.errors import UsageError
 from edgeqrl.interfaces import Policy
 from edgeqrl.stages import Progress, Settings, silent
+from edgeqrl.stages.artefacts import CONTRACT_SECTION
 from edgeqrl.stages.ledger import (
     diagnosed_seeds,
     find_judgement,
@@ -33,12 +34,14 @@ def add_validation(
     make_env: MakeEnv | None,
     calibration: CalibrationSet,
     stated: Mapping[str, Any] | None = None,
+    more: Callable[[], Mapping[str, Any]] = dict,
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Judge the quantized policy, on episodes or, without an environment, on recorded observations.
 
     A judgement on episodes goes into the bundle's ledger: the next one has fresh seeds and half the level.
     `stated` is the environment that the command line named, as EnvironmentSpec.to_json, for commands.
+    `more` is asked after the episodes for further sections of the report.
     """
     progress("validate", 0, 0)
     earlier = stages.read_report(bundle)
@@ -72,10 +75,11 @@ def add_validation(
         if report["verdict"] != Verdict.NOTHING_TO_PRESERVE:  # else nothing was judged
             record_judgement(bundle, judgement, declared, report["seeds"], report["verdict"])
         report["judgements"] = len(judgements_of(bundle))
-    report |= {"head": bundle.fact("head"), "scheme": bundle.fact("scheme")}
+    report |= {"head": bundle.fact("head"), "scheme": bundle.fact("scheme"), **more()}
     advice = advise(case_of(bundle, calibration, stated), report)
     report["next"] = {"sentence": advice.sentence, "command": advice.command}
-    kept = {name: found for name, found in earlier.items() if name in stages.FIRMWARE_SECTIONS}
+    others = (CONTRACT_SECTION, *stages.FIRMWARE_SECTIONS)
+    kept = {name: found for name, found in earlier.items() if name in others}
     stages.write_report(bundle, report | kept)
     return report
 

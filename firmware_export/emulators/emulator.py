@@ -20,6 +20,7 @@ from firmware_export.emulators.unicorn_engine import UNICORN_CORES, EmulatorProc
 _ROWS_A_REQUEST = 1024
 _DEEPEST_STACK = 4096  # bytes that a profile paints at most
 _ALIGNMENT = 16  # of what is put into free RAM
+_OBSERVATION_BYTES = 5  # that word of eqrl_contract, in runtime/eqrl.h
 
 
 class Engine(Protocol):
@@ -73,6 +74,7 @@ class EmulatedFirmware:
             self._state = symbols["eqrl_port_state"]
             self._observation = symbols["eqrl_port_observation"]
             self._action = symbols["eqrl_port_action"]
+            self._observation_bytes = self._elf.word(f"{name}_contract_facts", _OBSERVATION_BYTES)
             self._free = self._elf.address("__free_start")
             self._stack_top = self._elf.address("__stack_top")
         except MissingToolError:
@@ -91,8 +93,8 @@ class EmulatedFirmware:
 
     @property
     def observation_bytes(self) -> int:
-        """Return the size of NAME_observation."""
-        return self._observation.size
+        """Return the size of NAME_observation, which the contract in the image states."""
+        return self._observation_bytes
 
     @property
     def action_bytes(self) -> int:
@@ -108,7 +110,7 @@ class EmulatedFirmware:
         return self._call("init", (self._state.address, where), chunks, params or b"")
 
     def step(self, observations: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-        """Call NAME_step on structs: [N, observation_bytes] in, [N, action_bytes] and status [N] out."""
+        """Call NAME_step on structs: NAME_observation [N, size] in, [N, action_bytes] and status [N] out."""
         ends = (self._observation.address, self._action.address)
         return self._map("step", (self._state.address, *ends), observations, ends, self.action_bytes)
 
@@ -129,7 +131,7 @@ class EmulatedFirmware:
         return self._map("infer", arguments, inputs, ends, output_bytes)
 
     def profile(self, observation: NDArray[np.uint8]) -> Profile:
-        """Count one NAME_step on a struct [observation_bytes], on a copy of the machine."""
+        """Count one NAME_step on a NAME_observation [size], on a copy of the machine."""
         payload = np.ascontiguousarray(observation, np.uint8).tobytes()
         assert len(payload) == self.observation_bytes
         arguments = (self._state.address, self._observation.address, self._action.address)
@@ -152,6 +154,18 @@ class EmulatedFirmware:
         payload = np.ascontiguousarray(row, np.uint8).tobytes()
         arguments, ends = self._ends(len(payload), input_offsets, output_offsets, output_bytes)
         return self._profile("infer", arguments, [[ends[0], len(payload)]], payload)
+
+    def exchange(self, request: bytes, capacity: int) -> bytes:
+        """Give whole frames to the device in the ELF, by eqrl_device_exchange, and return its replies.
+
+        capacity  bytes of the replies that are kept
+        """
+        source, target = self._free, self._free + _aligned(len(request))
+        rows = np.frombuffer(request, np.uint8)[None]
+        function = self._elf.address("eqrl_device_exchange")
+        arguments = (source, len(request), target, capacity)
+        replies, sizes = self._map_at(function, arguments, rows, (source, target), capacity)
+        return replies[0, : sizes[0]].tobytes()
 
     @property
     def free_address(self) -> int:
@@ -235,10 +249,20 @@ class EmulatedFirmware:
         ends: tuple[int, int],
         output_bytes: int,
     ) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+        return self._map_at(self._function(function), arguments, rows, ends, output_bytes)
+
+    def _map_at(
+        self,
+        function: int,
+        arguments: Sequence[int],
+        rows: NDArray[np.uint8],
+        ends: tuple[int, int],
+        output_bytes: int,
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
         outputs = np.empty((len(rows), output_bytes), np.uint8)
         status = np.empty(len(rows), np.int32)
         header = {
-            "function": self._function(function),
+            "function": function,
             "arguments": arguments,
             "input": ends[0],
             "output": ends[1],
@@ -270,6 +294,8 @@ def boot(
     peripherals: Sequence[tuple[int, int]],
     uart: int,
     chunks: Sequence[tuple[int, bytes]] = (),
+    has_aliases: bool = True,
+    counting: Sequence[int] = (),
     max_instructions: int = 5_000_000,
 ) -> Boot:
     """Run the flat binary `image`, stored at `start`, from `pc`, as after a reset: RAM holds rubbish.
@@ -278,6 +304,8 @@ def boot(
     peripherals  (start, size) of their pages
     uart         address whose writes are the text
     chunks       (address, bytes) that a boot ROM would have put into RAM
+    has_aliases  registers have aliases that set and clear bits, as those of RP2040 have
+    counting     registers that are greater at each read
 
     Ends when the core sleeps, or after `max_instructions`. Raises DeviceError on a fault.
     """
@@ -293,6 +321,8 @@ def boot(
         "registers": [[address, value] for address, value in registers.items()],
         "peripherals": peripherals,
         "uart": uart,
+        "has_aliases": has_aliases,
+        "counting": list(counting),
         "max_instructions": max_instructions,
     }
     process = EmulatorProcess()

@@ -23,21 +23,22 @@ _PROGRAMS = {
 _SLOWLY = b"clock fault, running slowly"
 
 
-def qemu_command(board: Board, elf: Path) -> list[str]:
-    """Return the call of QEMU that loads `elf`, without a display.
+def qemu_command(board: Board, image: Path) -> list[str]:
+    """Return the call of QEMU that loads an `.elf` or `.hex`, without display and monitor.
 
     Raises MissingToolError without QEMU for the board's core, DeviceError if it has no such board.
     """
-    if board.qemu_machine is None:
+    if board.emulation.qemu_machine is None:
         raise DeviceError(
-            f"QEMU has no model of {board.name}; boards with `qemu_machine` can be booted in it."
+            f"QEMU has no model of {board.name}; boards with a `qemu_machine` can be booted in it."
         )
     name, package, options = _PROGRAMS[board.port]
     program = shutil.which(name)
     if program is None:
         raise MissingToolError(f"{name} is not installed; get it with `sudo apt install {package}`.")
-    display = ["-display", "none", "-monitor", "none"]
-    return [program, "-M", board.qemu_machine, *options, "-kernel", str(elf), *display]
+    # A hex file goes to where its addresses say, and the core starts as after a reset.
+    loading = ["-device", f"loader,file={image}"] if image.suffix == ".hex" else ["-kernel", str(image)]
+    return [program, "-M", board.emulation.qemu_machine, *options, *loading, "-display", "none"]
 
 
 def boot_in_qemu(elf: bytes, board: Board, *, timeout_s: float = TIMEOUT_S) -> str:
@@ -50,7 +51,7 @@ def boot_in_qemu(elf: bytes, board: Board, *, timeout_s: float = TIMEOUT_S) -> s
         path = Path(name) / "firmware.elf"
         path.write_bytes(elf)
         process = subprocess.Popen(
-            [*qemu_command(board, path), "-serial", "stdio"],
+            [*qemu_command(board, path), "-monitor", "none", "-serial", "stdio"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,

@@ -77,7 +77,8 @@ class QemuEngine:
         folder = Path(self._folder.name)
         self._log = (folder / "messages").open("w+b")
         (folder / "firmware.elf").write_bytes(data)
-        argv = [*qemu_command(board, folder / "firmware.elf"), "-serial", "null", "-S"]
+        argv = [*qemu_command(board, folder / "firmware.elf"), "-monitor", "none"]
+        argv += ["-serial", "null", "-S"]
         argv += ["-gdb", f"unix:{folder}/gdb,server=on,wait=off"]
         self._process = subprocess.Popen(
             argv, stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log, start_new_session=True

@@ -34,6 +34,7 @@ UNICORN_CORES = (
     "cortex-m7",
     "cortex-m33",
     "rv32imac",
+    "rv32imc",
 )
 
 

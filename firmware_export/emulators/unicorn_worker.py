@@ -72,6 +72,7 @@ _CORES = {
     "cortex-m7": (_ARM, *_THUMB, arm.UC_CPU_ARM_CORTEX_M7),
     "cortex-m33": (_ARM, *_THUMB, arm.UC_CPU_ARM_CORTEX_M33),
     "rv32imac": (_RISCV, *_RV32, riscv.UC_CPU_RISCV32_ANY),
+    "rv32imc": (_RISCV, *_RV32, riscv.UC_CPU_RISCV32_ANY),
 }
 
 
@@ -235,7 +236,8 @@ class Worker:
         """Start at `pc` with tables of register values for peripherals; return what the UART was sent."""
         machine = Machine(header["core"], header["memory"])
         machine.write(header["chunks"], payload)
-        peripherals = Peripherals(header["registers"], header["uart"])
+        options = {key: header[key] for key in ("has_aliases", "counting")}
+        peripherals = Peripherals(header["registers"], header["uart"], **options)
         for start, size in header["peripherals"]:
             machine.uc.mmio_map(start, size, peripherals.read, start, peripherals.write, start)
         abi = machine.abi
@@ -251,10 +253,12 @@ class Worker:
 
 
 class Peripherals:
-    """Registers that keep what was written, save those whose reads are given."""
+    """Registers that keep what was written, save those whose reads are given, and those that count them."""
 
-    def __init__(self, fixed: list[list[int]], uart: int) -> None:
+    def __init__(self, fixed: list[list[int]], uart: int, *, has_aliases: bool, counting: list[int]) -> None:
         self._fixed = {row[0]: row[1] for row in fixed}
+        self._counting = frozenset(counting)
+        self._has_aliases = has_aliases
         self._values: dict[int, int] = {}
         self._uart = uart
         self.sent = bytearray()
@@ -263,6 +267,8 @@ class Peripherals:
     def read(self, _uc: object, offset: int, _size: int, base: int) -> int:
         """Answer a read of a register."""
         address = base + offset
+        if address in self._counting:
+            self._values[address] = self._values.get(address, 0) + 1
         return self._fixed.get(address, self._values.get(address, 0))
 
     def write(self, _uc: object, offset: int, _size: int, value: int, base: int) -> None:
@@ -272,7 +278,7 @@ class Peripherals:
             self.sent.append(value & 0xFF)
             return
         self.writes.append([address, value])
-        alias = address & 0x3000
+        alias = address & 0x3000 if self._has_aliases else 0
         plain = address & ~0x3000 if alias in (_SET, _CLEAR) else address
         old = self._values.get(plain, 0)
         self._values[plain] = old | value if alias == _SET else old & ~value if alias == _CLEAR else value

@@ -1,0 +1,174 @@
+"""The stage `emulate`: what was built for a board, run in an emulator beside the C on this host."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeqrl.backends.host_c import HostCPolicy
+from edgeqrl.bundle import Bundle
+from edgeqrl.data import data_folder
+from edgeqrl.emulate import DeviceRun, emulate
+from edgeqrl.environments import MakeEnv
+from edgeqrl.network.integer_policy import IntegerPolicy
+from edgeqrl.stages.artefacts import (
+    FIRMWARE_SECTIONS,
+    NUM_GOLDEN,
+    REALTIME,
+    TFLITE,
+    control_period_of,
+    read_report,
+    write_report,
+)
+from edgeqrl.stages.conversion import require_backends_agree
+from edgeqrl.stages.firmware import compiled
+from edgeqrl.stages.settings import Progress, Settings, silent
+
+if TYPE_CHECKING:
+    from edgeqrl.backends.device import DevicePolicy
+    from edgeqrl.backends.emulated import EmulatedPolicy
+    from firmware_export.board import Board
+    from firmware_export.build import Firmware
+    from firmware_export.emulators.plan import EmulationPlan
+
+
+def add_emulation(
+    bundle: Bundle,
+    policy: IntegerPolicy,
+    board: "Board",
+    firmware: "Firmware",
+    host: HostCPolicy,
+    settings: Settings,
+    *,
+    make_env: MakeEnv | None,
+    observations: NDArray[np.float32],
+    engine: str | None = None,
+    progress: Progress = silent,
+) -> DeviceRun | None:
+    """Run the firmware in an emulator (see `plan_emulation`), count its instructions, compare with host C."""
+    from firmware_export.emulators.plan import plan_emulation
+    from firmware_export.realtime import realtime_text
+
+    plan = plan_emulation(board, engine)
+    progress("emulate", 0, 0)
+    run = None
+    with ExitStack() as stack:
+        counted, sections = _counted(bundle, policy, board, firmware, observations)
+        device: Any = stack.enter_context(counted)
+        if plan.boots:
+            device = stack.enter_context(_booted(bundle, policy, board, firmware, plan))
+        else:
+            _require_self_test(counted)
+        require_backends_agree(policy, device, observations[:NUM_GOLDEN])
+        if make_env is not None and settings.emulated_episodes > 0:
+            first = settings.emulation_seed
+            run = emulate(
+                device,
+                host,
+                make_env,
+                seeds=range(first, first + settings.emulated_episodes),
+                plan=plan,
+                progress=partial(progress, "emulate"),
+            )
+    text = realtime_text(sections["realtime"])
+    bundle.add(REALTIME, text.encode(), made_from=[f"firmware/{firmware.name}.elf"])
+    if run is not None:
+        sections["emulation"] = run.to_json()
+    kept = {name: found for name, found in read_report(bundle).items() if name not in FIRMWARE_SECTIONS}
+    write_report(bundle, kept | sections)
+    return run
+
+
+def _counted(
+    bundle: Bundle,
+    policy: IntegerPolicy,
+    board: "Board",
+    firmware: "Firmware",
+    observations: NDArray[np.float32],
+) -> tuple["EmulatedPolicy", dict[str, Any]]:
+    """Return the policy in the very ELF on its emulated core, and the report's sections of what it takes."""
+    from edgeqrl.backends.emulated import EmulatedPolicy
+    from firmware_export.emit.arena import plan_arena
+    from firmware_export.fit import estimate_us, require_in_time, timing_model
+    from firmware_export.realtime import count_steps, realtime_sheet
+
+    period, in_ram = control_period_of(bundle), firmware.runs_from_ram
+    device = EmulatedPolicy(firmware, policy, board)
+    try:
+        count = count_steps([device.profile(row) for row in observations[[0, -1]]])
+        require_in_time(count.instructions, board, period, runs_from_ram=in_ram)
+    except BaseException:
+        device.close()
+        raise
+    return device, {
+        "firmware": {
+            "board": board.name,
+            "core": board.core,
+            "compiler": firmware.compiler,
+            **asdict(firmware.sizes),
+            "flash_available_bytes": board.available_bytes("flash"),
+            "ram_available_bytes": board.available_bytes("ram"),
+            "instructions": count.instructions,
+            "estimate": {
+                "us": estimate_us(count.instructions, board, runs_from_ram=in_ram),
+                "model": timing_model(board, runs_from_ram=in_ram).name,
+                "clock_hz": board.clock_hz,
+            },
+        },
+        "realtime": realtime_sheet(
+            firmware,
+            board,
+            arena_bytes=plan_arena(policy.network).total_bytes,
+            control_period_s=period,
+            count=count,
+        ),
+    }
+
+
+def _require_self_test(device: "EmulatedPolicy") -> None:
+    """Let the device loop in the ELF run the boot self-test; raises DeviceError where it fails."""
+    from firmware_export.device.client import Device
+    from firmware_export.emulators.memory_link import MemoryLink
+
+    asked = Device(MemoryLink(device.emulated), f"the emulated {device.name}")
+    if asked.hello().has_selftest:
+        asked.selftest()
+        asked.reset()
+
+
+@contextmanager
+def _booted(
+    bundle: Bundle,
+    policy: IntegerPolicy,
+    board: "Board",
+    firmware: "Firmware",
+    plan: "EmulationPlan",
+) -> Iterator["DevicePolicy"]:
+    """Boot the image, or its twin, in a whole machine; greet it over its UART and run its self-test."""
+    from edgeqrl.backends.device import DevicePolicy
+    from firmware_export.board import load_board
+    from firmware_export.contract import CONTRACT_FILE
+    from firmware_export.emulators.machine import boot_in_machine, open_machine
+    from firmware_export.images import hex_image
+
+    if plan.twin is not None:
+        board = load_board(plan.twin, data_folder("boards"))
+        firmware = compiled(bundle, board, firmware.compiler.partition(" ")[0])
+    images = {"hex": hex_image(firmware.bin, firmware.start)}
+    if plan.engine == "rp2040js":
+        images = {"uf2": bundle.read(f"firmware/{firmware.name}.uf2")}
+    hashes = {
+        "model_sha256": bytes.fromhex(bundle.sha256_of(TFLITE)),
+        "contract_sha256": bytes.fromhex(bundle.sha256_of(f"src/{CONTRACT_FILE}")),
+    }
+    with boot_in_machine(board, images, plan.engine) as machine, open_machine(machine) as device:
+        played = DevicePolicy(device, policy, **hashes)
+        played.name = f"{plan.engine} {plan.machine}"
+        if played.hello.has_selftest:
+            device.selftest()
+            device.reset()
+        yield played

@@ -1,0 +1,82 @@
+"""What a board gets, by its kind: firmware, a folder for Linux, or sources that its vendor's SDK builds."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeqrl.backends.host_c import HostCPolicy
+from edgeqrl.bundle import Bundle
+from edgeqrl.environments import MakeEnv
+from edgeqrl.network.integer_policy import IntegerPolicy
+from edgeqrl.stages.artefacts import drop_firmware, read_firmware, read_report, read_sources, write_report
+from edgeqrl.stages.contract import apply_contract
+from edgeqrl.stages.conversion import require_bundle_fits
+from edgeqrl.stages.emulation import add_emulation
+from edgeqrl.stages.firmware import add_firmware
+from edgeqrl.stages.linux import add_linux_emulation, add_linux_package, can_emulate_linux
+from edgeqrl.stages.settings import Progress, Settings, silent
+
+if TYPE_CHECKING:
+    from firmware_export.board import Board
+
+
+def add_target(
+    bundle: Bundle,
+    policy: IntegerPolicy,
+    board: "Board",
+    host: HostCPolicy,
+    settings: Settings,
+    *,
+    make_env: MakeEnv | None,
+    observations: NDArray[np.float32],
+    progress: Progress = silent,
+) -> None:
+    """Build for the board what it gets, and emulate it.
+
+    For Linux that needs QEMU, which is no Python package: without it the report has no section `emulation`.
+    """
+    if board.kind == "library":
+        add_library(bundle, board, settings)
+        return
+    if board.kind == "linux":
+        add_linux_package(bundle, board, settings, progress=progress)
+    else:
+        add_firmware(bundle, board, settings, progress=progress)
+    if board.kind == "linux" and not can_emulate_linux():
+        return
+    add_target_emulation(
+        bundle,
+        policy,
+        board,
+        host,
+        settings,
+        make_env=make_env,
+        observations=observations,
+        progress=progress,
+    )
+
+
+def add_target_emulation(
+    bundle: Bundle, policy: IntegerPolicy, board: "Board", host: HostCPolicy, settings: Settings, **more: Any
+) -> None:
+    """Run what was built for the board in an emulator; `more` as for `add_emulation`."""
+    if board.kind == "linux":
+        add_linux_emulation(bundle, policy, board, host, settings, **more)
+    else:
+        add_emulation(bundle, policy, board, read_firmware(bundle), host, settings, **more)
+
+
+def add_library(bundle: Bundle, board: "Board", settings: Settings) -> str:
+    """Tell how the vendor's SDK builds the exported sources; they are what this board gets. Returns that."""
+    read_sources(bundle)  # there, and not damaged
+    apply_contract(bundle, settings)
+    require_bundle_fits(bundle, board)
+    drop_firmware(bundle)
+    name = bundle.fact("name")
+    how = (
+        f"Copy src/ to components/{name} of an ESP-IDF project, take examples/esp_idf.c and examples/{name}/ "
+        f"from it into main/, and run `idf.py set-target {board.name} build flash`."
+    )
+    write_report(bundle, read_report(bundle) | {"library": {"board": board.name, "how": how}})
+    return how
