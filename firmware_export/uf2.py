@@ -4,6 +4,8 @@ import struct
 
 from edgeqrl.errors import DataError
 
+RP2040 = 0xE48BFF56  # family ids
+RP2350 = 0xE48BFF59  # Arm, secure
 BLOCK_BYTES = 512
 PAYLOAD_BYTES = 256  # what bootloaders write at once; the RP2040 takes no other size
 _HEADER = struct.Struct("<8I")
@@ -11,6 +13,8 @@ _MAGIC_START = (0x0A324655, 0x9E5D5157)
 _MAGIC_END = 0x0AB16F30
 _FLAG_FAMILY = 0x2000
 _FLAG_NOT_MAIN_FLASH = 0x1
+_IMAGE_DEFINITION = struct.pack("<5I", 0xFFFFDED3, 0x10210142, 0x000001FF, 0, 0xAB123579)
+_DEFINITION_WITHIN = 4096
 
 
 def write_uf2(image: bytes, start: int, family_id: int) -> bytes:
@@ -51,6 +55,17 @@ def read_uf2(data: bytes, family_id: int) -> tuple[int, bytes]:
             raise DataError(f"UF2 block {number} is out of order; the file is damaged or incomplete.")
         image += block[_HEADER.size : _HEADER.size + size]
     return start, bytes(image)
+
+
+def require_image_definition(image: bytes) -> None:
+    """Raise DataError unless the RP2350's boot ROM finds the image definition of an Arm program.
+
+    It is a block of words in the first 4 KiB: start marker, item IMAGE_TYPE (executable, secure Arm, RP2350),
+    last item, link to itself, end marker (RP2350 datasheet, Minimum viable image metadata).
+    """
+    place = image[:_DEFINITION_WITHIN].find(_IMAGE_DEFINITION)
+    if place < 0 or place % 4:
+        raise DataError("The image has no RP2350 image definition in its first 4 KiB. Build it again.")
 
 
 def boot2_crc32(boot2: bytes) -> int:

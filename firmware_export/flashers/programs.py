@@ -1,0 +1,117 @@
+"""Run the programs of other people that write flash: find them, watch them, end them in time."""
+
+import os
+import re
+import selectors
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgeqrl.errors import DeviceError, MissingToolError
+
+_TAIL_LINES = 6
+_KEPT_BYTES = 256 * 1024
+_LINE = re.compile(r"[\r\n]+")
+_COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+Watch = Callable[[str], None]
+
+
+def silent(_line: str) -> None:
+    """Show nothing."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """How a program ended, and all that it wrote."""
+
+    code: int
+    text: str
+
+    @property
+    def tail(self) -> str:
+        """Return the last lines, to be quoted."""
+        lines = [line.strip() for line in _LINE.split(self.text) if line.strip()]
+        return " | ".join(lines[-_TAIL_LINES:])[-600:] or "it said nothing"
+
+
+def program_path(name: str) -> str | None:
+    """Return where a program is: on the PATH, else beside this Python, where pip puts it; None if nowhere."""
+    beside = Path(sys.executable).parent / name
+    return shutil.which(name) or (str(beside) if os.access(beside, os.X_OK) else None)
+
+
+def run_program(
+    argv: Sequence[str], *, timeout_s: float, folder: Path | None = None, watch: Watch = silent
+) -> Said:
+    """Run a command, never through a shell, and return what it said; each line goes to `watch` at once.
+
+    Raises MissingToolError if it is not there and DeviceError, after ending it and what it started, if it
+    takes longer than `timeout_s`.
+    """
+    program = program_path(argv[0])
+    if program is None:
+        raise MissingToolError(f"{argv[0]} is not installed.")
+    environment = os.environ | {"LC_ALL": "C", "NO_COLOR": "1", "COLUMNS": "200", "PYTHONUNBUFFERED": "1"}
+    try:
+        process = subprocess.Popen(
+            [program, *argv[1:]],
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise MissingToolError(f"{program} does not start: {error.strerror or error}.") from error
+    try:
+        text, in_time = _listen(process, time.monotonic() + timeout_s, watch)
+    finally:
+        _end(process)
+    said = Said(process.returncode, text)
+    if not in_time:
+        raise DeviceError(f"{argv[0]} did not end within {timeout_s:g} s. Its last words: {said.tail}")
+    return said
+
+
+def _listen(process: "subprocess.Popen[bytes]", deadline: float, watch: Watch) -> tuple[str, bool]:
+    """Read until the program closes its output; return the text, and False if time ran out."""
+    assert process.stdout is not None
+    kept, line = bytearray(), ""
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        while (left := deadline - time.monotonic()) > 0:
+            if not selector.select(left):
+                continue
+            data = os.read(process.stdout.fileno(), 65536)
+            if not data:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(max(0.0, deadline - time.monotonic()))
+                break
+            kept = (kept + data)[-_KEPT_BYTES:]
+            *lines, line = _LINE.split(line + _COLOUR.sub("", data.decode("utf-8", "replace")))
+            for found in lines:
+                if found.strip():
+                    watch(found.strip())
+    if line.strip():
+        watch(line.strip())
+    return _COLOUR.sub("", kept.decode("utf-8", "replace")), process.poll() is not None
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """End a program and what it started, if any of it still runs; it leads a group of its own."""
+    for number, patience_s in ((signal.SIGTERM, 2.0), (signal.SIGKILL, 5.0)):
+        if process.poll() is not None:
+            break
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(patience_s)
+    if process.stdout is not None:
+        process.stdout.close()
