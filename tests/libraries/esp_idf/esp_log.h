@@ -1,0 +1,3 @@
+/* Stands in for ESP-IDF. */
+#include <stdio.h>
+#define ESP_LOGE(tag, ...) printf(__VA_ARGS__)
