@@ -10,7 +10,7 @@ help:
 	@echo "make setup      create $(VENV) with everything edgeqrl needs"
 	@echo "make demo       convert the LunarLander DQN of the zoo for mps2-an386"
 	@echo "make test       the tests that need no root and no Debian packages"
-	@echo "make test-all   all tests: needs the Debian packages in .ci/run"
+	@echo "make test-all   what make test runs, then all that needs the Debian packages in .ci/run"
 	@echo "make check      ruff, mypy, generated files are current"
 	@echo "make docs       remake the generated pages and the README's picture"
 	@echo "make benchmarks speed and size, counted"
@@ -32,13 +32,19 @@ demo: setup
 test: setup
 	@$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile
 
-test-all: setup build/node_modules
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+test-all: test build/node_modules build/arm64
+	@$(BIN)/python -m pytest -m slow --numprocesses 2 --dist loadfile
 
 # A model of the whole RP2040, from the npm registry.
 build/node_modules:
 	@mkdir -p build
 	@cd build && npm install --silent --no-fund --no-audit --ignore-scripts rp2040js@1.4.1
+
+# A root of 64-bit Debian for Arm with LiteRT and tflite-runtime, from Debian and PyPI.
+build/arm64: tests/make_arm64.sh
+	@echo "making $@: Debian packages and wheels for 64-bit Arm"
+	@mkdir -p build
+	@bash tests/make_arm64.sh $(BIN)/python $@
 
 check: setup
 	@$(BIN)/ruff check .

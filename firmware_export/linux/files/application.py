@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Your sensors and actuators. Copy this file beside the releases, and a new policy leaves it alone:
+
+    ~/edgeqrl/NAME/application.py
+
+The service reads it from there where it exists; policy_contract.json says what each number means.
+"""
+
+_zeros = []
+
+
+def start(policy):
+    """Open the hardware. `policy.contract` has names, units, bounds and the control period.
+
+    policy.reset() begins an episode, and arms the guard again once it has latched.
+    """
+    _zeros[:] = [0.0] * policy.library.num_inputs
+
+
+def read():
+    """Return the observation, in the environment's units and order, or None where none is due.
+
+    With action masks: (observation, mask). Do not wait here for long: the guard looks at the time in between.
+    """
+    return _zeros
+
+
+def write(action):
+    """Drive the actuators: an int where actions are discrete, else a list of floats."""
+    print("action", action, flush=True)
+
+
+def stop():
+    """Bring the actuators into a safe state.
+
+    Called at the end, when the guard says so, and after a crash by a process of its own (run.py --stop), in
+    which start() has not been called.
+    """
