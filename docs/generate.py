@@ -17,8 +17,11 @@ from rich.console import Console
 
 from edgeqrl.cli.loss_plot import window_of
 from edgeqrl.cli.show import print_conversion
+from edgeqrl.data import data_folder
 from edgeqrl.network.supported_ops import markdown
 from edgeqrl.zoo import zoo_agents
+from firmware_export.board import Board, board_names, load_board
+from firmware_export.flashers.table import flash_table
 
 ROOT = Path(__file__).parent.parent
 DEMO = ROOT / "build" / "lunarlander"
@@ -37,12 +40,18 @@ def zoo_table() -> str:
     return "\n".join(lines)
 
 
+def all_boards() -> list[Board]:
+    """Return the boards that ship with edgeqrl, sorted by name."""
+    folder = data_folder("boards")
+    return [load_board(name, folder) for name in board_names(folder)]
+
+
 def filled(text: str, marker: str, content: str) -> str:
     """Return `text` with `content` between the comments of this marker."""
     pattern = rf"(<!-- {marker} -->\n).*?(<!-- end {marker} -->)"
     new, count = re.subn(pattern, lambda found: f"{found[1]}{content}\n{found[2]}", text, flags=re.DOTALL)
     if count != 1:
-        raise SystemExit(f"README.md has no place for '{marker}'")
+        raise SystemExit(f"the page has no place for '{marker}'")
     return new
 
 
@@ -112,9 +121,11 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; fail if a page is out of date")
     is_check = parser.parse_args().check
     readme = ROOT / "README.md"
+    flashing = ROOT / "docs" / "flashing.md"
     pages = {
         ROOT / "SUPPORTED_OPS.md": markdown(),
         readme: filled(readme.read_text(), "zoo", zoo_table()),
+        flashing: filled(flashing.read_text(), "flash tools", flash_table(all_boards())),
     }
     if not is_check:
         if not (DEMO / "report.json").is_file():

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from edgeqrl.backends.host_c import HostCPolicy
     from edgeqrl.backends.keras import KerasPolicy
     from edgeqrl.calibrate import CalibrationSet
+    from edgeqrl.contract import ContractOptions
     from edgeqrl.environments import EnvironmentSpec
     from edgeqrl.errors import EdgeQRLError
     from edgeqrl.pipeline import Conversion, convert, open_board
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 # keep the names of their modules and are imported from there: `from edgeqrl.calibrate import calibrate`.
 _MODULES = {
     "CalibrationSet": "edgeqrl.calibrate",
+    "ContractOptions": "edgeqrl.contract",
     "Conversion": "edgeqrl.pipeline",
     "Declared": "edgeqrl.validate.terms",
     "EdgeQRLError": "edgeqrl.errors",
@@ -45,6 +47,7 @@ _MODULES = {
 
 __all__ = [
     "CalibrationSet",
+    "ContractOptions",
     "Conversion",
     "Declared",
     "EdgeQRLError",

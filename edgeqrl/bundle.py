@@ -228,6 +228,7 @@ def _is_seeds(value: Any) -> bool:
 _FACTS: dict[str, Callable[[Any], bool]] = {
     "agent_sha256": lambda value: isinstance(value, str),
     "board": lambda value: isinstance(value, str),
+    "contract": lambda value: isinstance(value, dict),
     "diagnosed": lambda value: isinstance(value, list) and all(map(_is_seeds, value)),
     "environment": lambda value: isinstance(value, dict | None),
     "head": lambda value: isinstance(value, dict),
@@ -250,6 +251,7 @@ def _made_by(path: str) -> str:
         "golden": "export",
         "src": "export",
         "firmware": "build",
+        "raspberry": "build",
     }
     stage = next((s for prefix, s in stages.items() if path.startswith(prefix)), "convert")
     return f"Run `edgeqrl {stage}` first."

@@ -1,6 +1,7 @@
 """Which tools are installed, what each is for, and the one command that gets it."""
 
 import importlib.metadata
+import re
 import shutil
 import subprocess
 import sys
@@ -32,6 +33,11 @@ _PACKAGES = (
     (("ai-edge-litert",), "backend litert; float side without TensorFlow", "pip install 'edgeqrl[runtimes]'"),
     (("tflite-micro",), "backend tflm, the oracle", "pip install 'edgeqrl[runtimes]'"),
     (("tflite-runtime",), "backend tflite-runtime, Python 3.11", "pip install 'edgeqrl[tflite-runtime]'"),
+    (("intelhex",), "Intel HEX images of firmware", "pip install 'edgeqrl[firmware]'"),
+    (("pyserial",), "serial ports: verify after flash, backend device", "pip install 'edgeqrl[device]'"),
+    (("esptool",), "ESP images; flash ESP32s", "pip install 'edgeqrl[flash]'"),
+    (("stm32loader",), "flash STM32s by their ROM bootloader", "pip install 'edgeqrl[flash]'"),
+    (("pyocd",), "flash RP2, nRF5 and STM32H7 by a debug probe", "pip install pyocd"),
     (("box2d", "box2d-py"), "LunarLander and BipedalWalker", "pip install 'edgeqrl[box2d]'"),
 )
 _PROGRAMS = (
@@ -60,6 +66,41 @@ _PROGRAMS = (
         "--version",
         "boots RISC-V firmware images",
         "sudo apt-get install qemu-system-misc",
+    ),
+    (
+        "qemu-aarch64",
+        "--version",
+        "emulates Raspberry Pis",
+        "sudo apt-get install qemu-user",
+    ),
+    ("ssh", "-V", "flash --host: deploy to Raspberry Pis", "sudo apt-get install openssh-client"),
+    ("openocd", "--version", "flash by a debug probe", "sudo apt-get install openocd"),
+    ("st-flash", "--version", "flash STM32s by an ST-LINK", "sudo apt-get install stlink-tools"),
+    ("dfu-util", "--version", "flash STM32s by USB", "sudo apt-get install dfu-util"),
+    ("gdb-multiarch", "--version", "flash by any gdbserver", "sudo apt-get install gdb-multiarch"),
+    (
+        "picotool",
+        "version",
+        "flash Picos by USB; copying needs no tool",
+        "sudo apt-get install picotool (Debian 13 on), or build github.com/raspberrypi/picotool",
+    ),
+    (
+        "bossac",
+        "--help",
+        "flash the Arduino Nano 33 BLE",
+        "arduino-cli core install arduino:mbed_nano; put its bossac on the PATH",
+    ),
+    (
+        "teensy_loader_cli",
+        "--list-mcus",
+        "flash the Teensy 4.1",
+        "sudo apt-get install teensy-loader-cli",
+    ),
+    (
+        "nrfjprog",
+        "--version",
+        "flash the nRF5340-DK",
+        "get the nRF Command Line Tools from www.nordicsemi.com",
     ),
 )
 
@@ -91,4 +132,5 @@ def _program(name: str, flag: str, purpose: str, cure: str) -> Tool:
         lines = (result.stdout or result.stderr).splitlines()
     except (OSError, subprocess.TimeoutExpired):
         return Tool(name, purpose, None, f"it is at {path} but does not start; reinstall it: {cure}")
-    return Tool(name, purpose, lines[0].strip() if lines else "unknown version", "")
+    version = next((line.strip() for line in lines if re.search(r"[0-9]\.[0-9]", line)), "of unknown version")
+    return Tool(name, purpose, version, "")

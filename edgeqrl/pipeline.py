@@ -1,6 +1,6 @@
 """`convert`: the stages called in order, no logic."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
@@ -13,15 +13,19 @@ from edgeqrl.agents.heads import DiscreteHead
 from edgeqrl.backends.host_c import HostCPolicy
 from edgeqrl.bundle import Bundle, new_bundle, require_ours
 from edgeqrl.calibrate import read_recorded
+from edgeqrl.contract import ContractOptions, contract_facts, require_fail_safe
 from edgeqrl.data import data_folder
 from edgeqrl.environments import EnvironmentSpec, MakeEnv, spaces
 from edgeqrl.errors import DataError, MissingToolError, UsageError, require_name
 from edgeqrl.files import sha256, staged_folder, to_json_bytes
+from edgeqrl.interfaces import Policy
+from edgeqrl.quantize.quantize import QuantizedPolicy
 from edgeqrl.quantize.tflite import Converter
 from edgeqrl.stages import Progress, Settings, silent
 from edgeqrl.stages.ledger import earlier_facts, judgements_of
 from edgeqrl.stages.validation import add_validation
 from firmware_export.board import Board, load_board
+from firmware_export.linux.package import linux_compiler
 from firmware_export.toolchain import find_compiler, host_compiler
 
 if TYPE_CHECKING:
@@ -95,6 +99,7 @@ def convert(
     action_bounds: tuple[float, float] | None = None,
     trust: bool = False,
     name: str | None = None,
+    contract: ContractOptions | None = None,
     settings: Settings | None = None,
     progress: Progress = silent,
 ) -> Conversion:
@@ -102,16 +107,22 @@ def convert(
 
     `model` is a live Keras model, a path or `zoo:NAME`; `environment` an ID, a spec or a callable that
     makes a Gymnasium environment. Without an environment, `observations` [N, *shape] calibrate and no
-    return is measured. Without a board the bundle ends with the C sources. A failed verdict leaves the
-    bundle complete. Raises EdgeQRLError subclasses; `output` is then as it was before.
+    return is measured. Without a board the bundle ends with the C sources; with one the policy needs a
+    fail-safe, known of the environment or stated in `contract`. A failed verdict leaves the bundle complete.
+    Raises EdgeQRLError subclasses; `output` is then as it was before.
     """
     if isinstance(environment, str):
         environment = EnvironmentSpec(environment)
     source = Source(model, environment, observations, head, action_bounds, trust, name)
     settings = settings or Settings()
+    if contract is not None:
+        settings = replace(settings, contract=contract)
     target = open_board(board) if isinstance(board, str | Path) else board
     _require_tools(target, settings)
     require_ours(Path(output))
+    facts = contract_facts(source.make_env, settings.contract)
+    if target is not None and target.kind != "library":
+        require_fail_safe(facts)
     with ExitStack() as stack:
         converter = stack.enter_context(Converter())  # imports TensorFlow beside us, meanwhile
         bundle = stack.enter_context(new_bundle(Path(output), earlier_facts(Path(output))))
@@ -122,7 +133,8 @@ def convert(
         )
         policy = quantized.integer_policy(is_masked=bundle.facts["is_masked"])
         if target is not None:
-            stages.require_policy_fits(policy, target)
+            period = stages.read_contract_facts(bundle).control_period_s
+            stages.require_policy_fits(policy, target, control_period_s=period)
         progress("validate", 0, 0)
         host = HostCPolicy(policy)
         stages.require_backends_agree(policy, host, calibration.observations)
@@ -137,12 +149,10 @@ def convert(
         )
         stages.add_sources(bundle, policy, quantized.tflite, calibration, settings)
         if target is not None:
-            firmware = stages.add_firmware(bundle, target, settings, progress=progress)
-            stages.add_emulation(
+            stages.add_target(
                 bundle,
                 policy,
                 target,
-                firmware,
                 host,
                 settings,
                 make_env=source.make_env,
@@ -167,6 +177,7 @@ def begin(
     if source.make_env is not None:
         bundle.facts["is_masked"] = spaces(source.make_env).has_action_masks
     stages.add_agent(bundle, agent, files)
+    stages.add_contract_facts(bundle, source.make_env, agent.head, settings)
     progress("load", 1, 1)
     stages.add_calibration(
         bundle, float_policy, settings, make_env=source.make_env, recorded=recorded, progress=progress
@@ -177,7 +188,9 @@ def begin(
 def _require_tools(board: Board | None, settings: Settings) -> None:
     """Raise MissingToolError before minutes are spent, rather than after."""
     host_compiler()
-    if board is not None:
+    if board is not None and board.kind == "linux":
+        linux_compiler(settings.compiler)
+    elif board is not None and board.kind == "mcu":
         find_compiler(settings.compiler)
         for module in ("unicorn", "elftools"):
             if find_spec(module) is None:
@@ -293,13 +306,42 @@ def validate_bundle(
     Without a stated `float_backend` it is that of the last judgement, if it can be had here.
     `stated` is the environment that the command line named, as EnvironmentSpec.to_json, for commands.
     """
-    from edgeqrl.backends import open_float_policy, open_policy
+    from edgeqrl.backends import open_policy
 
     stages.require_environment_fits(bundle, make_env)
     quantized = stages.read_quantized(bundle)
     policy = quantized.integer_policy(is_masked=bundle.fact("is_masked"))
+    with open_policy(backend, policy, quantized.tflite) as played:
+        return validate_played(
+            bundle,
+            quantized,
+            played,
+            make_env,
+            settings,
+            float_backend=float_backend,
+            trust=trust,
+            stated=stated,
+            progress=progress,
+        )
+
+
+def validate_played(
+    bundle: Bundle,
+    quantized: QuantizedPolicy,
+    played: Policy,
+    make_env: MakeEnv | None,
+    settings: Settings,
+    *,
+    float_backend: str | None = None,
+    trust: bool = False,
+    stated: Mapping[str, Any] | None = None,
+    more: Callable[[], Mapping[str, Any]] = dict,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Judge a bundle as `validate_bundle` does, by the opened policy `played`; `more` goes to the report."""
+    from edgeqrl.backends import open_float_policy
+
     with ExitStack() as stack:
-        played = stack.enter_context(open_policy(backend, policy, quantized.tflite))
         if (
             require_name("float backend", float_backend or _last_float_backend(bundle), FLOAT_BACKENDS)
             == "keras"
@@ -317,6 +359,7 @@ def validate_bundle(
             make_env=make_env,
             calibration=stages.read_calibration(bundle),
             stated=stated,
+            more=more,
             progress=progress,
         )
     return stages.read_report(bundle)

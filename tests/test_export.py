@@ -70,7 +70,7 @@ def test_files_are_those_that_the_readme_lists() -> None:
     alpha, _ = policies()
     files = export_sources(alpha, TFLITE, golden=golden_for(alpha))
     kernels = {code.source for code in plan_params(alpha).codes}
-    runtime = sorted({*kernels, "eqrl_edges.c", "eqrl_params.c"})
+    runtime = sorted({*kernels, "eqrl_edges.c", "eqrl_guard.c", "eqrl_params.c"})
     expected = {
         "alpha.h",
         "alpha.c",
@@ -79,12 +79,23 @@ def test_files_are_those_that_the_readme_lists() -> None:
         "alpha_golden.h",
         "alpha_golden.c",
     }
-    expected |= {"README.txt", "example/main.c", "tflm/alpha_model_data.h", "tflm/alpha_model_data.cc"}
+    expected |= {"alpha_contract.h", "alpha_contract.c", "policy_contract.json"}
+    expected |= {"README.txt", "tflm/alpha_model_data.h", "tflm/alpha_model_data.cc"}
+    expected |= {"CMakeLists.txt", "Makefile", "library.properties", "library.json", "idf_component.yml"}
+    expected |= {"zephyr/module.yml", "zephyr/Kconfig"}
+    expected |= {f"examples/{path}" for path in ("host.c", "pico.c", "esp_idf.c", "zephyr.c")}
+    expected |= {f"examples/alpha/{path}" for path in ("alpha.ino", "alpha_control.c", "alpha_control.h")}
     assert set(files) == expected | {*runtime, *(name for name in runtime_sources() if name.endswith(".h"))}
-    assert set(c_sources(files)) == {"alpha.c", "alpha_params.c", "alpha_golden.c", *runtime}
+    assert set(c_sources(files)) == {
+        "alpha.c",
+        "alpha_params.c",
+        "alpha_golden.c",
+        "alpha_contract.c",
+        *runtime,
+    }
     assert files["alpha_params.bin"] == build_params(alpha)
     rows = readme_rows(files)
-    assert len(rows) == 7
+    assert len(rows) == 15
     for path in files:
         assert any(fnmatch(path, f"{pattern}*") for row in rows for pattern in row[0].split(", ")) or (
             path == "README.txt"
@@ -124,7 +135,8 @@ def test_weights_change_the_params_and_nothing_else() -> None:
     first, second = (random_policy(np.random.default_rng(i), (4, 8, 3), lookups=0) for i in (0, 1))
     second = replace(second, action=first.action)
     one, other = export_sources(first, TFLITE), export_sources(second, TFLITE)
-    assert {path for path in one if one[path] != other[path]} == {"robot_params.c", "robot_params.bin"}
+    params, contract = {"robot_params.c", "robot_params.bin"}, {"robot_contract.c", "policy_contract.json"}
+    assert {path for path in one if one[path] != other[path]} == params | contract
 
 
 def test_params_in_c_are_the_blob() -> None:
@@ -139,9 +151,9 @@ def test_runtime_says_its_licence_and_generated_files_whose_they_are() -> None:
     alpha, _ = policies()
     files = export_sources(alpha, TFLITE, golden=golden_for(alpha), licence_holder="Ann */ Other\n#error")
     for path, content in files.items():
-        is_ours = path.startswith("eqrl") or path == "example/main.c"
+        is_ours = path.startswith(("eqrl", "examples/"))
         assert (b"SPDX-License-Identifier: Apache-2.0" in content) == is_ours, path
-        if not is_ours and not path.endswith(".bin"):
+        if not is_ours and not path.endswith((".bin", ".json")):
             assert b"Ann * / Other #error, who owns the model" in content, path
     assert b"whoever owns the model" in export_sources(alpha, TFLITE)["alpha.c"]
 
@@ -167,7 +179,7 @@ def test_c_compiles_without_a_warning(folder: Path, compiler: str, standard: str
     files = exported(*policies(), masked, bare)
     write_files(folder, files)
     flags = [f"-std={standard}", "-O2", *WARNINGS, *C_ONLY_WARNINGS, "-I."]
-    compile_objects([*c_compiler(compiler), *flags], [*c_sources(files), "example/main.c"], folder)
+    compile_objects([*c_compiler(compiler), *flags], c_sources(files), folder)
 
 
 @pytest.mark.parametrize("compiler", COMPILERS)
@@ -326,7 +338,7 @@ def test_the_example_runs(tmp_path: Path) -> None:
     policy = random_policy(np.random.default_rng(0), (2, 3), head="affine")
     files = export_sources(policy, TFLITE)
     write_files(tmp_path, files)
-    sources = [*c_sources(files), "example/main.c"]
+    sources = [*c_sources(files), "examples/host.c", "examples/robot/robot_control.c"]
     run([*host_compiler().argv, "-std=c99", "-I.", *sources, "-o", "program"], tmp_path)
     assert run(["./program"], tmp_path).startswith("action[0] = ")
 

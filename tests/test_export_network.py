@@ -85,7 +85,8 @@ def test_an_exported_network_has_no_step_and_its_example_runs(tmp_path: Path) ->
     header = (output / "src" / "pole.h").read_text()
     assert "pole_infer(" in header
     assert "pole_step(" not in header
-    sources = [*c_sources(p.name for p in (output / "src").iterdir() if p.is_file()), "example/main.c"]
+    sources = c_sources(p.name for p in (output / "src").iterdir() if p.is_file())
+    sources += ["examples/host.c", "examples/pole/pole_control.c"]
     run([*host_compiler().argv, "-std=c99", "-I.", *sources, "-o", str(tmp_path / "p")], output / "src")
     assert run([str(tmp_path / "p")], tmp_path).startswith("output[0] = ")
     manifest = json.loads((output / "manifest.json").read_text())

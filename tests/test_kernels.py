@@ -83,12 +83,15 @@ def test_observations_quantize_as_in_numpy_for_every_class_of_float(
     values = np.concatenate((special_bits().view(np.float32), any_bits, in_range, halves, *near))
     expected, flags = quantize_observations(edge, values[:, None])
     found = np.empty(len(values), np.int8)
-    block = words(pack_observation(edge))
-    status = runtime.eqrl_observation_f32(address(block), address(values), address(found), 1, len(values))
+    block, counters = words(pack_observation(edge)), np.zeros(1, np.uint16)
+    more = (address(counters), 1)
+    status = runtime.eqrl_observation_f32(
+        address(block), address(values), address(found), 1, len(values), *more
+    )
     np.testing.assert_array_equal(found, expected[:, 0])
     assert status == np.bitwise_or.reduce(flags)
     for i in (*range(0, len(values), 997), *range(0, 4096, 3)):
-        one = runtime.eqrl_observation_f32(address(block), address(values[i:]), address(found), 1, 1)
+        one = runtime.eqrl_observation_f32(address(block), address(values[i:]), address(found), 1, 1, *more)
         assert one == flags[i]
 
 
@@ -98,8 +101,11 @@ def test_int16_inputs_and_outputs_pass_the_edges_as_in_numpy(runtime: ctypes.CDL
     values = np.concatenate((special_bits().view(np.float32), rng.normal(0, 5, 100_000).astype(np.float32)))
     expected, flags = quantize_observations(edge, values[:, None])
     found = np.full(len(values) + 1, 77, np.int16)
-    block = words(pack_observation(edge))
-    status = runtime.eqrl_observation_f32(address(block), address(values), address(found), 2, len(values))
+    block, counters = words(pack_observation(edge)), np.zeros(1, np.uint16)
+    more = (address(counters), 1)
+    status = runtime.eqrl_observation_f32(
+        address(block), address(values), address(found), 2, len(values), *more
+    )
     np.testing.assert_array_equal(found[:-1], expected[:, 0])
     assert (status, found[-1]) == (np.bitwise_or.reduce(flags), 77)
 

@@ -195,7 +195,7 @@ def test_every_field_of_a_verdict_is_required(reports: dict[str, dict[str, Any]]
 
 def test_whole_road_is_as_published(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = json.loads((bundle / "report.json").read_text())
-    assert {"firmware", "emulation", "criteria"} <= set(report)
+    assert {"firmware", "realtime", "emulation", "criteria"} <= set(report)
     assert faults_of("report", report) == []
     diagnosis = json.loads((bundle / "diagnosis.json").read_text())
     assert [part for part in diagnosis.values() if isinstance(part, dict) and "unavailable" in part] == []
@@ -214,7 +214,7 @@ def test_report_of_firmware_alone_is_as_published(bundle: Path) -> None:
     ):
         assert run([command[0], str(bundle), *command[1:]]) == 0
     report = json.loads((bundle / "report.json").read_text())
-    assert set(report) == {"schema", "firmware"}
+    assert set(report) - {"contract"} == {"schema", "firmware", "realtime"}
     assert faults_of("report", report) == []
 
 

@@ -10,6 +10,8 @@ from edgeqrl.cli.options import (
     agent_options,
     board_option,
     calibration_options,
+    contract_from,
+    contract_options,
     environment_for,
     environment_options,
     json_option,
@@ -18,13 +20,14 @@ from edgeqrl.cli.options import (
     validation_options,
 )
 
-_RESULTS = ("policy.tflite", "src/", "firmware/", "golden.npz", "report.json", "manifest.json")
+_RESULTS = ("policy.tflite", "src/", "firmware/", "raspberry/", "golden.npz", "report.json", "manifest.json")
 
 
 @click.command()
 @click.argument("agent")
 @environment_options
 @board_option
+@contract_options
 @output_option
 @agent_options
 @calibration_options
@@ -91,6 +94,8 @@ def settings_from(options: dict[str, Any]) -> Any:
         chosen["scheme"] = require_scheme("int8-bare")
     if options.get("no_self_test"):
         chosen["with_self_test"] = False
+    if "fail_safe" in options:
+        chosen["contract"] = contract_from(options)
     return Settings(**chosen)
 
 

@@ -72,6 +72,35 @@ def calibration_options(command: Command) -> Command:
     return command
 
 
+def contract_options(command: Command) -> Command:
+    """Add what says how often a policy steps, and what happens when it cannot."""
+    for option in (
+        click.option(
+            "--fail-safe",
+            metavar="SPEC",
+            help="When observations stop or make no sense: value:A[,B...], hold:N (steps) or disable.",
+        ),
+        click.option(
+            "--control-period", type=float, metavar="S", help="Seconds a step; default: the environment's."
+        ),
+        click.option(
+            "--contract",
+            type=FILE,
+            metavar="TOML",
+            help="Names, units and bounds of observations and actions, control period, fail-safe.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def contract_from(options: dict[str, Any]) -> Any:
+    """Return the ContractOptions of the options."""
+    from edgeqrl.contract import ContractOptions
+
+    return ContractOptions(options["contract"], options["control_period"], options["fail_safe"])
+
+
 def validation_options(command: Command) -> Command:
     """Add what says how the verdict is reached: the terms, declared before anything is played."""
     for option in (

@@ -15,6 +15,7 @@ from edgeqrl.cli.options import (
     agent_options,
     board_option,
     calibration_options,
+    contract_options,
     environment_for,
     environment_from,
     environment_options,
@@ -105,29 +106,51 @@ def quantize(bundle: Path, as_json: bool, **options: Any) -> None:
     metavar="NAME",
     help="litert, without TensorFlow; or keras.  [default: that of the last judgement]",
 )
+@click.option(
+    "--port", metavar="URL", help="Of --backend device: /dev/ttyACM0, COM3, a pty, socket://HOST:PORT."
+)
+@click.option("--baud", type=int, metavar="N", help="Of --port; default: that of the board's firmware.")
 @click.option("--trust", is_flag=True, help="Load a SavedModel with any operator: it may run code.")
 @json_option
-def validate(bundle: Path, backend: str, float_backend: str | None, as_json: bool, **options: Any) -> int:
-    """Play the float and the quantized policy of BUNDLE on the same seeds; needs no TensorFlow."""
-    from edgeqrl.cli.show import print_conversion, print_json
+def validate(
+    bundle: Path,
+    backend: str,
+    float_backend: str | None,
+    port: str | None,
+    baud: int | None,
+    as_json: bool,
+    **options: Any,
+) -> int:
+    """Play the float and the quantized policy of BUNDLE on the same seeds; needs no TensorFlow.
 
+    --backend device plays the quantized side on the device at --port, which runs the bundle's firmware, and
+    compares every action with the C on this host.
+    """
+    from edgeqrl.cli.show import print_conversion, print_json
+    from edgeqrl.errors import UsageError
+
+    is_device = backend == "device"
+    if not is_device and (port, baud) != (None, None):
+        raise UsageError("--port and --baud go with --backend device.")
     with _progress() as progress:
         progress("validate", 0, 0)
-        from edgeqrl import pipeline
+        from edgeqrl import device_loop, pipeline
         from edgeqrl.bundle import edit_bundle
 
         stated = environment_from(options["env"], options["env_arg"], options["wrapper"])
         with edit_bundle(bundle) as edited:
-            report = pipeline.validate_bundle(
-                edited,
-                _make_env(edited, options),
-                backend,
-                settings_from(options),
-                float_backend=float_backend,
-                trust=options["trust"],
-                stated=None if stated is None else stated.to_json(),
-                progress=progress,
-            )
+            asked: dict[str, Any] = {
+                "float_backend": float_backend,
+                "trust": options["trust"],
+                "stated": None if stated is None else stated.to_json(),
+                "progress": progress,
+            }
+            make_env, settings = _make_env(edited, options), settings_from(options)
+            if is_device:
+                where = device_loop.find_port(edited) if port is None else port
+                report = device_loop.validate_on_device(edited, make_env, where, settings, baud=baud, **asked)
+            else:
+                report = pipeline.validate_bundle(edited, make_env, backend, settings, **asked)
     if as_json:
         print_json(report)
     else:
@@ -144,6 +167,7 @@ def validate(bundle: Path, backend: str, float_backend: str | None, as_json: boo
 @click.option(
     "--name", metavar="NAME", help="Of a .tflite network: prefix of the C symbols; default: its file's."
 )
+@contract_options
 @json_option
 def export(bundle: Path, as_json: bool, output: Path | None, name: str | None, **options: Any) -> None:
     """Write the C99 sources of BUNDLE, or of any fully-integer .tflite network to -o DIR."""
@@ -167,6 +191,10 @@ def export(bundle: Path, as_json: bool, output: Path | None, name: str | None, *
     else:
         if output is None:
             raise UsageError(f"Say with -o DIR where the sources of '{bundle}' go.")
+        if settings_from(options).contract:
+            raise UsageError(
+                "A bare network has no contract: leave out --contract, --control-period, --fail-safe."
+            )
         sources = stages.export_network_file(bundle, output, name)
         target, following = output, ""
     sizes = {path: len(data) for path, data in sorted(sources.items())}
@@ -178,23 +206,34 @@ def export(bundle: Path, as_json: bool, output: Path | None, name: str | None, *
 @bundle_argument
 @click.option("--board", metavar="BOARD", required=True, help="Name, or a .toml file.")
 @click.option("--compiler", metavar="NAME", help="zig (default) or arm-none-eabi-gcc.")
+@contract_options
 @json_option
 def build(bundle: Path, board: str, as_json: bool, **options: Any) -> None:
-    """Compile the sources of BUNDLE into firmware for a board."""
+    """Compile the sources of BUNDLE for a board: firmware, or what runs under Linux."""
     with _progress() as progress:
         from edgeqrl import pipeline, stages
         from edgeqrl.bundle import edit_bundle
+        from edgeqrl.cli.linux_view import build_other
+        from firmware_export.realtime import realtime_sentence, realtime_sheet
 
         with edit_bundle(bundle) as edited:
             target = pipeline.open_board(board)
+            other = build_other(edited, target, settings_from(options), progress)
+        if other is not None:
+            _tell(as_json, *other)
+            return
+        with edit_bundle(bundle) as edited:
             firmware = stages.add_firmware(edited, target, settings_from(options), progress=progress)
+            period = stages.control_period_of(edited)
+        sheet = realtime_sheet(firmware, target, control_period_s=period)
     sizes = firmware.sizes
     _tell(
         as_json,
-        {"board": target.name, "compiler": firmware.compiler, **asdict(sizes)},
+        {"board": target.name, "compiler": firmware.compiler, **asdict(sizes), "realtime": sheet},
         f"{bundle / 'firmware'} for {target.name} by {firmware.compiler}: "
         f"{sizes.flash_bytes:,} of {target.available_bytes('flash'):,} B of flash, "
-        f"{sizes.ram_bytes + sizes.stack_bytes:,} of {target.available_bytes('ram'):,} B of RAM. "
+        f"{sizes.ram_bytes + sizes.stack_bytes:,} of {target.available_bytes('ram'):,} B of RAM.\n"
+        f"{bundle / 'firmware' / 'realtime.md'}: {realtime_sentence(sheet)}\n"
         f"Next: edgeqrl emulate {bundle}",
     )
 
@@ -204,26 +243,35 @@ def build(bundle: Path, board: str, as_json: bool, **options: Any) -> None:
 @environment_options
 @board_option
 @click.option("--episodes", type=int, default=3, show_default=True, help="Episodes in the loop.")
+@click.option(
+    "--engine",
+    metavar="NAME",
+    help="unicorn: the step in the flashed ELF; qemu, rp2040js: the booted image.  [default: unicorn, or "
+    "qemu where unicorn lacks the core]",
+)
 @json_option
-def emulate(bundle: Path, board: str | None, episodes: int, as_json: bool, **options: Any) -> None:
-    """Play the firmware of BUNDLE on an emulated core, and compare it with the C on this host."""
+def emulate(
+    bundle: Path, board: str | None, episodes: int, engine: str | None, as_json: bool, **options: Any
+) -> None:
+    """Play the firmware of BUNDLE in an emulator, and compare it with the C on this host."""
     with _progress() as progress:
         progress("emulate", 0, 0)
         from edgeqrl.bundle import edit_bundle
         from edgeqrl.deployment import emulate_bundle
+        from firmware_export.realtime import realtime_sentence
 
         with edit_bundle(bundle) as edited:
             report = emulate_bundle(
-                edited, _make_env(edited, options), episodes, board=board, progress=progress
+                edited, _make_env(edited, options), episodes, board=board, engine=engine, progress=progress
             )
-    firmware, run = report["firmware"], report.get("emulation")
-    text = f"{firmware['instructions']:,} instructions a step on {firmware['core']}."
+    run, lines = report.get("emulation"), []
+    if "firmware" in report:
+        lines.append(f"On {report['firmware']['core']}: {realtime_sentence(report['realtime'])}")
     if run is not None:
-        text += (
-            f"\n{run['episodes']} episodes, {run['num_steps']:,} steps on {run['backend']} "
-            f"({run['level']} level): identical to host-c."
-        )
-    _tell(as_json, report, text)
+        lines.append(f"Level {run['level']}: {run['ran']}.")
+        played = f"{run['episodes']} episodes, {run['num_steps']:,} steps on {run['backend']}"
+        lines.append(f"{played}: identical to host-c.")
+    _tell(as_json, report, "\n".join(lines) or "Its answers are those of host-c.")
 
 
 def _tell(as_json: bool, facts: Mapping[str, Any], sentence: str) -> None:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from edgeqrl.cli.device_view import device_facts, device_notes
+from edgeqrl.cli.linux_view import contract_facts, library_line, package_facts
 from edgeqrl.cli.loss_plot import ASCII, UNICODE, Signs, loss_plot
 
 Report = Mapping[str, Any]
@@ -13,16 +15,22 @@ _MOST_COLUMNS = 100  # of the plot
 
 
 def print_report(report: Report, *, console: Any) -> None:
-    """Print a report: table, plot, the facts of the firmware and the verdict."""
+    """Print a report: table, plot, the facts of device and firmware, and the verdict."""
+    from rich.text import Text
+
     signs = signs_of(console)
     console.print(_table(report, signs), highlight=False)
     for note in notes(report, signs):
         console.print(f"[dim]{note}[/]", highlight=False)
-    firmware = _firmware_facts(report)
-    if firmware:
-        console.print(_pairs_of_facts(firmware), highlight=False)
+    for line in device_notes(report):
+        console.print(Text(line), highlight=False)
+    for facts in (device_facts(report), _firmware_facts(report), package_facts(report)):
+        if facts:
+            console.print(_pairs_of_facts(facts), highlight=False)
     print_plot(report, console=console)
     print_verdict(report, console=console)
+    if (how := library_line(report)) is not None:
+        console.print(Text(how), soft_wrap=not console.is_terminal, highlight=False)
 
 
 def print_next(report: Report, folder: str, *, console: Any) -> None:
@@ -291,6 +299,7 @@ def _firmware_facts(report: Report) -> list[tuple[str, str]]:
         ("RAM, stack included", _share(ram, firmware["ram_available_bytes"])),
         ("time a step, estimate", f"{estimate['us'] / 1e3:.2f} ms"),
     ]
+    facts += contract_facts(report)
     if emulation is not None:
         steps = f"{emulation['num_steps']:,} steps as host C"
         facts.append((f"{emulation['episodes']} emulated episodes", steps))

@@ -95,6 +95,8 @@ class Case:
         options = []
         if report.get("backend", "host-c") != "host-c":
             options += ["--backend", str(report["backend"])]
+        if "device" in report:
+            options += ["--port", str(report["device"]["port"]), "--baud", str(report["device"]["baud"])]
         if report.get("float_backend") == "keras" and self.agent is not None:
             options += ["--float-backend", "keras"]
         return options

@@ -149,6 +149,14 @@ def quantize_observations(
     return quantized.astype(edge.dtype), flags.astype(np.uint8)
 
 
+def saturated_inputs(edge: ObservationEdge, observations: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Tell which of observations [N, *shape] the step counts in `state.saturated`: clamped, or not finite."""
+    elements = np.ascontiguousarray(observations, np.float32).reshape(-1, 1)
+    one = ObservationEdge((1,), edge.scale, edge.zero_point, edge.dtype)
+    _, flags = quantize_observations(one, elements)
+    return np.asarray(flags != 0).reshape(observations.shape)
+
+
 def decode_actions(
     edge: ActionEdge,
     outputs: NDArray[Any],

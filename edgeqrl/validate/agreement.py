@@ -3,7 +3,6 @@
 Reported, never decided on: action errors mislead, returns do not.
 """
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -143,7 +142,7 @@ class ShadowedPolicy:
         self._leader, self._follower, self._counter = leader, follower, counter
         self._num_leader_arrays = 0
         # The follower draws the same numbers from a copy, so that it does not disturb the leader.
-        self._twins = DerivedGenerators(copy.deepcopy)
+        self._twins = DerivedGenerators(_twin)
 
     def act(
         self,
@@ -196,6 +195,14 @@ class DerivedGenerators:
                 for generator, starts in zip(rng, is_start, strict=True)
             }
         return [self._derived[generator] for generator in rng]
+
+
+def _twin(generator: np.random.Generator) -> np.random.Generator:
+    """Return a copy that also knows its seed, which `deepcopy` forgets before NumPy 2."""
+    source: Any = generator.bit_generator
+    twin = type(source)(source.seed_seq)
+    twin.state = source.state
+    return np.random.Generator(twin)
 
 
 def _are_integers(*batches: NDArray[Any]) -> bool:
