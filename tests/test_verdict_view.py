@@ -25,7 +25,7 @@ FIRMWARE = {
     "instructions": 83_152,
     "estimate": {"us": 4321.0, "model": "cpi", "clock_hz": 25_000_000},
 }
-EMULATION = {"episodes": 3, "num_steps": 1_234}
+EMULATION = {"episodes": 3, "num_steps": 1_234, "level": "ISA"}
 HEAD = {"kind": "argmax", "num_actions": 4, "start": 0}
 
 
@@ -233,7 +233,7 @@ def test_firmware_takes_three_more_lines(kind: str, request: pytest.FixtureReque
         "RAM, stack included 672 B (0.51 %)",
         "instructions a step 83,152",
         "time a step, estimate 4.32 ms",
-        "3 emulated episodes 1,234 steps as host C",
+        "3 episodes, ISA 1,234 steps as host C",
     ):
         assert fact in text
     assert len(shown(report | {"firmware": FIRMWARE}).splitlines()) == len(bare) + 2

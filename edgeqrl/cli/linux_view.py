@@ -53,10 +53,10 @@ def contract_facts(report: Report) -> list[tuple[str, str]]:
     contract = report.get("contract")
     if contract is None:
         return []
-    period, source = contract["control_period_s"], contract["fail_safe_source"]
+    period = contract["control_period_s"]
     return [
         ("control period", "unknown" if period is None else f"{1e3 * period:g} ms"),
-        ("fail-safe", f"{contract['fail_safe']}, {source}" if source else "none"),
+        ("fail-safe", contract["fail_safe"] or "none"),
     ]
 
 

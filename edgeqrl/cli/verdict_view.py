@@ -302,7 +302,7 @@ def _firmware_facts(report: Report) -> list[tuple[str, str]]:
     facts += contract_facts(report)
     if emulation is not None:
         steps = f"{emulation['num_steps']:,} steps as host C"
-        facts.append((f"{emulation['episodes']} emulated episodes", steps))
+        facts.append((f"{emulation['episodes']} episodes, {emulation['level']}", steps))
     return facts
 
 

@@ -22,6 +22,7 @@ from edgeqrl.stages.artefacts import (
     TFLITE,
     control_period_of,
     read_report,
+    read_sources,
     write_report,
 )
 from edgeqrl.stages.conversion import require_backends_agree
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from edgeqrl.backends.emulated import EmulatedPolicy
     from firmware_export.board import Board
     from firmware_export.build import Firmware
+    from firmware_export.device.client import Device
     from firmware_export.emulators.plan import EmulationPlan
 
 
@@ -40,29 +42,38 @@ def add_emulation(
     bundle: Bundle,
     policy: IntegerPolicy,
     board: "Board",
-    firmware: "Firmware",
     host: HostCPolicy,
     settings: Settings,
     *,
     make_env: MakeEnv | None,
     observations: NDArray[np.float32],
+    firmware: "Firmware | None" = None,
     engine: str | None = None,
     progress: Progress = silent,
 ) -> DeviceRun | None:
-    """Run the firmware in an emulator (see `plan_emulation`), count its instructions, compare with host C."""
+    """Run what was built for the board in an emulator (see `plan_emulation`) and compare it with host C.
+
+    `firmware` is None for Linux; the instructions of a step are counted in its very ELF.
+    """
+    from firmware_export.device.client import Device
+    from firmware_export.emulators.memory_link import MemoryLink
     from firmware_export.emulators.plan import plan_emulation
-    from firmware_export.realtime import realtime_text
 
     plan = plan_emulation(board, engine)
     progress("emulate", 0, 0)
     run = None
+    replaced: tuple[str, ...] = ("emulation",)
+    sections: dict[str, Any] = {}
     with ExitStack() as stack:
-        counted, sections = _counted(bundle, policy, board, firmware, observations)
-        device: Any = stack.enter_context(counted)
+        device: Any = None
+        if firmware is not None:
+            replaced = FIRMWARE_SECTIONS
+            counted, sections = _counted(bundle, policy, board, firmware, observations)
+            device = stack.enter_context(counted)
         if plan.boots:
             device = stack.enter_context(_booted(bundle, policy, board, firmware, plan))
         else:
-            _require_self_test(counted)
+            _require_self_test(Device(MemoryLink(device.emulated), f"the emulated {device.name}"))
         require_backends_agree(policy, device, observations[:NUM_GOLDEN])
         if make_env is not None and settings.emulated_episodes > 0:
             first = settings.emulation_seed
@@ -74,11 +85,9 @@ def add_emulation(
                 plan=plan,
                 progress=partial(progress, "emulate"),
             )
-    text = realtime_text(sections["realtime"])
-    bundle.add(REALTIME, text.encode(), made_from=[f"firmware/{firmware.name}.elf"])
     if run is not None:
         sections["emulation"] = run.to_json()
-    kept = {name: found for name, found in read_report(bundle).items() if name not in FIRMWARE_SECTIONS}
+    kept = {name: found for name, found in read_report(bundle).items() if name not in replaced}
     write_report(bundle, kept | sections)
     return run
 
@@ -94,7 +103,7 @@ def _counted(
     from edgeqrl.backends.emulated import EmulatedPolicy
     from firmware_export.emit.arena import plan_arena
     from firmware_export.fit import estimate_us, require_in_time, timing_model
-    from firmware_export.realtime import count_steps, realtime_sheet
+    from firmware_export.realtime import count_steps, realtime_sheet, realtime_text
 
     period, in_ram = control_period_of(bundle), firmware.runs_from_ram
     device = EmulatedPolicy(firmware, policy, board)
@@ -104,7 +113,7 @@ def _counted(
     except BaseException:
         device.close()
         raise
-    return device, {
+    sections = {
         "firmware": {
             "board": board.name,
             "core": board.core,
@@ -127,17 +136,16 @@ def _counted(
             count=count,
         ),
     }
+    text = realtime_text(sections["realtime"])
+    bundle.add(REALTIME, text.encode(), made_from=[f"firmware/{firmware.name}.elf"])
+    return device, sections
 
 
-def _require_self_test(device: "EmulatedPolicy") -> None:
-    """Let the device loop in the ELF run the boot self-test; raises DeviceError where it fails."""
-    from firmware_export.device.client import Device
-    from firmware_export.emulators.memory_link import MemoryLink
-
-    asked = Device(MemoryLink(device.emulated), f"the emulated {device.name}")
-    if asked.hello().has_selftest:
-        asked.selftest()
-        asked.reset()
+def _require_self_test(device: "Device") -> None:
+    """Let the device run its boot self-test, if it has one; raises DeviceError where it fails."""
+    if device.facts.has_selftest:
+        device.selftest()
+        device.reset()
 
 
 @contextmanager
@@ -145,30 +153,46 @@ def _booted(
     bundle: Bundle,
     policy: IntegerPolicy,
     board: "Board",
-    firmware: "Firmware",
+    firmware: "Firmware | None",
     plan: "EmulationPlan",
 ) -> Iterator["DevicePolicy"]:
-    """Boot the image, or its twin, in a whole machine; greet it over its UART and run its self-test."""
+    """Start what was built, or its twin, greet it over its UART or pipes, and run its self-test."""
     from edgeqrl.backends.device import DevicePolicy
-    from firmware_export.board import load_board
     from firmware_export.contract import CONTRACT_FILE
+
+    hashes = {
+        "model_sha256": bytes.fromhex(bundle.sha256_of(TFLITE)),
+        "contract_sha256": bytes.fromhex(bundle.sha256_of(f"src/{CONTRACT_FILE}")),
+    }
+    with _started(bundle, policy, board, firmware, plan) as device:
+        played = DevicePolicy(device, policy, **hashes)
+        played.name = f"{plan.engine} {plan.machine}"
+        _require_self_test(device)
+        yield played
+
+
+@contextmanager
+def _started(
+    bundle: Bundle,
+    policy: IntegerPolicy,
+    board: "Board",
+    firmware: "Firmware | None",
+    plan: "EmulationPlan",
+) -> Iterator["Device"]:
+    from firmware_export.board import load_board
     from firmware_export.emulators.machine import boot_in_machine, open_machine
+    from firmware_export.emulators.qemu_user import open_linux_device
     from firmware_export.images import hex_image
 
+    if firmware is None:
+        with open_linux_device(read_sources(bundle), policy.name, board) as device:
+            yield device
+        return
     if plan.twin is not None:
         board = load_board(plan.twin, data_folder("boards"))
         firmware = compiled(bundle, board, firmware.compiler.partition(" ")[0])
     images = {"hex": hex_image(firmware.bin, firmware.start)}
     if plan.engine == "rp2040js":
         images = {"uf2": bundle.read(f"firmware/{firmware.name}.uf2")}
-    hashes = {
-        "model_sha256": bytes.fromhex(bundle.sha256_of(TFLITE)),
-        "contract_sha256": bytes.fromhex(bundle.sha256_of(f"src/{CONTRACT_FILE}")),
-    }
     with boot_in_machine(board, images, plan.engine) as machine, open_machine(machine) as device:
-        played = DevicePolicy(device, policy, **hashes)
-        played.name = f"{plan.engine} {plan.machine}"
-        if played.hello.has_selftest:
-            device.selftest()
-            device.reset()
-        yield played
+        yield device

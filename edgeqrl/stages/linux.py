@@ -1,26 +1,17 @@
 """The stages of a board that runs Linux: a folder to be deployed, and its emulation."""
 
 import io
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from edgeqrl.backends.host_c import HostCPolicy
 from edgeqrl.bundle import Bundle
-from edgeqrl.emulate import DeviceRun, emulate
-from edgeqrl.environments import MakeEnv
 from edgeqrl.errors import DataError
 from edgeqrl.files import from_json_bytes
-from edgeqrl.network.integer_policy import IntegerPolicy
 from edgeqrl.stages.artefacts import (
     GOLDEN,
     LINUX,
     LINUX_PACKAGE,
-    NUM_GOLDEN,
     TFLITE,
     drop_firmware,
     read_quantized,
@@ -29,11 +20,10 @@ from edgeqrl.stages.artefacts import (
     write_report,
 )
 from edgeqrl.stages.contract import require_actuating
-from edgeqrl.stages.conversion import require_backends_agree, require_bundle_fits
+from edgeqrl.stages.conversion import require_bundle_fits
 from edgeqrl.stages.settings import Progress, Settings, silent
 
 if TYPE_CHECKING:
-    from edgeqrl.backends.device import DevicePolicy
     from firmware_export.board import Board
     from firmware_export.emit.golden import GoldenVectors
     from firmware_export.linux.package import LinuxPackage
@@ -82,67 +72,11 @@ def read_linux_package(bundle: Bundle) -> "LinuxPackage":
     return LinuxPackage(name, board, files, compiler)
 
 
-def add_linux_emulation(
-    bundle: Bundle,
-    policy: IntegerPolicy,
-    board: "Board",
-    host: HostCPolicy,
-    settings: Settings,
-    *,
-    make_env: MakeEnv | None,
-    observations: NDArray[np.float32],
-    engine: str | None = None,
-    progress: Progress = silent,
-) -> DeviceRun | None:
-    """Run the package's C as a program for the board's core, and compare it with host C."""
-    from firmware_export.emulators.plan import plan_emulation
-
-    plan = plan_emulation(board, engine)
-    progress("emulate", 0, 0)
-    run = None
-    with ExitStack() as stack:
-        device = stack.enter_context(_opened(bundle, policy, board))
-        require_backends_agree(policy, device, observations[:NUM_GOLDEN])
-        if make_env is not None and settings.emulated_episodes > 0:
-            first = settings.emulation_seed
-            run = emulate(
-                device,
-                host,
-                make_env,
-                seeds=range(first, first + settings.emulated_episodes),
-                plan=plan,
-                progress=partial(progress, "emulate"),
-            )
-    kept = {name: found for name, found in read_report(bundle).items() if name != "emulation"}
-    write_report(bundle, kept | ({} if run is None else {"emulation": run.to_json()}))
-    return run
-
-
 def can_emulate_linux() -> bool:
     """Tell whether QEMU's user emulation is installed."""
     from firmware_export.emulators.qemu_user import find_qemu_user
 
     return find_qemu_user() is not None
-
-
-@contextmanager
-def _opened(bundle: Bundle, policy: IntegerPolicy, board: "Board") -> Iterator["DevicePolicy"]:
-    """Start the program, greet it and run its self-test."""
-    from edgeqrl.backends.device import DevicePolicy
-    from firmware_export.contract import CONTRACT_FILE
-    from firmware_export.emulators.qemu_user import open_linux_device
-
-    hashes = {
-        "model_sha256": bytes.fromhex(bundle.sha256_of(TFLITE)),
-        "contract_sha256": bytes.fromhex(bundle.sha256_of(f"src/{CONTRACT_FILE}")),
-    }
-    with open_linux_device(read_sources(bundle), policy.name, board) as device:
-        played = DevicePolicy(device, policy, **hashes)
-        played.name = device.place
-        if played.hello.has_selftest:
-            device.selftest()
-            device.reset()
-        yield played
 
 
 def _read_golden(bundle: Bundle) -> "GoldenVectors":

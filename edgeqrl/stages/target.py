@@ -14,7 +14,7 @@ from edgeqrl.stages.contract import apply_contract
 from edgeqrl.stages.conversion import require_bundle_fits
 from edgeqrl.stages.emulation import add_emulation
 from edgeqrl.stages.firmware import add_firmware
-from edgeqrl.stages.linux import add_linux_emulation, add_linux_package, can_emulate_linux
+from edgeqrl.stages.linux import add_linux_package, can_emulate_linux
 from edgeqrl.stages.settings import Progress, Settings, silent
 
 if TYPE_CHECKING:
@@ -61,10 +61,8 @@ def add_target_emulation(
     bundle: Bundle, policy: IntegerPolicy, board: "Board", host: HostCPolicy, settings: Settings, **more: Any
 ) -> None:
     """Run what was built for the board in an emulator; `more` as for `add_emulation`."""
-    if board.kind == "linux":
-        add_linux_emulation(bundle, policy, board, host, settings, **more)
-    else:
-        add_emulation(bundle, policy, board, read_firmware(bundle), host, settings, **more)
+    firmware = None if board.kind == "linux" else read_firmware(bundle)
+    add_emulation(bundle, policy, board, host, settings, firmware=firmware, **more)
 
 
 def add_library(bundle: Bundle, board: "Board", settings: Settings) -> str:

@@ -160,6 +160,8 @@ EQRL_CODE uint32_t eqrl_guard_step(eqrl_guard *guard, const eqrl_contract *contr
         found |= EQRL_GUARD_LOST; /* it came while the last action was held: go on */
     } else if (guard->is_driving != 0u && guard->period != 0u && elapsed > guard->period + (guard->period >> 1)) {
         found |= EQRL_GUARD_LATE;
+    } else {
+        /* It is in time, or there is no time to be in. */
     }
     guard->last = now;
     const uint32_t of_action = check_action(contract, (const uint8_t *)action);

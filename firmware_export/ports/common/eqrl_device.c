@@ -314,7 +314,7 @@ static uint32_t argument(void)
 }
 
 /* Begin a reply; returns its bytes so far. */
-static uint32_t result(uint32_t code)
+static uint32_t begin_reply(uint32_t code)
 {
     payload[0] = code;
     return 4u;
@@ -323,7 +323,7 @@ static uint32_t result(uint32_t code)
 static uint32_t bad_length(void)
 {
     device.stats[EQRL_STAT_BAD_LENGTH]++;
-    return result(EQRL_RESULT_BAD_LENGTH);
+    return begin_reply(EQRL_RESULT_BAD_LENGTH);
 }
 
 static void put_hash(uint8_t *target, const uint8_t *hash)
@@ -336,10 +336,12 @@ static void put_hash(uint8_t *target, const uint8_t *hash)
 /* A length and its text; returns the bytes written. */
 static uint32_t put_text(uint8_t *target, const char *text)
 {
+    const char *from = text;
     uint32_t size = 0;
-    while (size < MAX_NAME_BYTES && text[size] != '\0') {
-        target[1u + size] = (uint8_t)text[size];
+    while (*from != '\0' && size < MAX_NAME_BYTES) {
         size++;
+        target[size] = (uint8_t)*from;
+        from++;
     }
     target[0] = (uint8_t)size;
     return 1u + size;
@@ -362,7 +364,7 @@ static uint32_t params_sequence(void)
     return params != NULL ? ((const eqrl_params_header *)params)->sequence : 0u;
 }
 
-static uint32_t hello(void)
+static uint32_t answer_hello(void)
 {
     if (parser.length != 4u) {
         return bad_length();
@@ -381,7 +383,7 @@ static uint32_t hello(void)
         params_sequence(),
         EQRL_PORT_CONTRACT.fail_safe,
     };
-    uint32_t size = result(EQRL_RESULT_OK);
+    uint32_t size = begin_reply(EQRL_RESULT_OK);
     for (uint32_t i = 0; i < 12u; i++) {
         payload[1u + i] = words[i];
     }
@@ -394,15 +396,15 @@ static uint32_t hello(void)
     return size + put_text(bytes + size, EQRL_BOARD_NAME);
 }
 
-static uint32_t reset(void)
+static uint32_t answer_reset(void)
 {
     if (parser.length != 4u) {
         return bad_length();
     }
     if (argument() != 0u) {
-        return result(EQRL_RESULT_BAD_ARGUMENT);
+        return begin_reply(EQRL_RESULT_BAD_ARGUMENT);
     }
-    return result(begin_episode() == EQRL_OK ? EQRL_RESULT_OK : EQRL_RESULT_STEP_FAILED);
+    return begin_reply(begin_episode() == EQRL_OK ? EQRL_RESULT_OK : EQRL_RESULT_STEP_FAILED);
 }
 
 /* Why a step may not be made, or EQRL_RESULT_OK. */
@@ -423,7 +425,7 @@ static uint32_t step_refusal(uint32_t flags)
     return is_ready ? EQRL_RESULT_OK : EQRL_RESULT_NEEDS_RESET;
 }
 
-static uint32_t step(void)
+static uint32_t answer_step(void)
 {
     if (parser.length != 4u + OBSERVATION_BYTES) {
         return bad_length();
@@ -431,7 +433,7 @@ static uint32_t step(void)
     const uint32_t flags = argument();
     const uint32_t refusal = step_refusal(flags);
     if (refusal != (uint32_t)EQRL_RESULT_OK) {
-        return result(refusal);
+        return begin_reply(refusal);
     }
     eqrl_port_action_t *const action = (eqrl_port_action_t *)(void *)(payload + 4);
     const eqrl_status status = timed_step(&eqrl_port_observation.observation, action);
@@ -444,12 +446,12 @@ static uint32_t step(void)
     }
     if (status < 0) {
         eqrl_device_halt();
-        return result(EQRL_RESULT_STEP_FAILED);
+        return begin_reply(EQRL_RESULT_STEP_FAILED);
     }
     payload[1] = (uint32_t)status;
     payload[2] = judged;
     payload[3] = device.stats[EQRL_STAT_TICKS_LAST];
-    const uint32_t size = result(EQRL_RESULT_OK) + 12u + ACTION_BYTES;
+    const uint32_t size = begin_reply(EQRL_RESULT_OK) + 12u + ACTION_BYTES;
     if ((flags & (uint32_t)EQRL_STEP_OUTPUTS) == 0u) {
         return size;
     }
@@ -457,7 +459,7 @@ static uint32_t step(void)
     return size + OUTPUT_BYTES;
 }
 
-static uint32_t batch(void)
+static uint32_t answer_batch(void)
 {
     const uint32_t rows = argument();
     if (parser.length < 4u || rows > MAX_ROWS || parser.length != 4u + rows * OBSERVATION_BYTES) {
@@ -465,10 +467,10 @@ static uint32_t batch(void)
     }
     const uint32_t size = 8u + rows * (4u + ACTION_BYTES);
     if (EQRL_PORT_HAS_MEMORY != 0 || rows == 0u || size > BATCH_BYTES) {
-        return result(EQRL_RESULT_BAD_ARGUMENT);
+        return begin_reply(EQRL_RESULT_BAD_ARGUMENT);
     }
     if (application_drives()) {
-        return result(EQRL_RESULT_BUSY);
+        return begin_reply(EQRL_RESULT_BUSY);
     }
     stop_driving();
     uint32_t *const statuses = payload + 2;
@@ -482,23 +484,23 @@ static uint32_t batch(void)
             timed_step((const eqrl_port_observation_t *)observation, (eqrl_port_action_t *)action);
         if (status < 0) {
             eqrl_device_halt();
-            return result(EQRL_RESULT_STEP_FAILED);
+            return begin_reply(EQRL_RESULT_STEP_FAILED);
         }
         statuses[row] = (uint32_t)status;
     }
     payload[1] = ticks() - before;
-    (void)result(EQRL_RESULT_OK);
+    (void)begin_reply(EQRL_RESULT_OK);
     return size;
 }
 
-static uint32_t stats(void)
+static uint32_t answer_stats(void)
 {
     if (parser.length != 4u) {
         return bad_length();
     }
     const uint32_t flags = argument();
     if ((flags & ~(uint32_t)EQRL_STATS_CLEAR) != 0u) {
-        return result(EQRL_RESULT_BAD_ARGUMENT);
+        return begin_reply(EQRL_RESULT_BAD_ARGUMENT);
     }
     const int clears = flags != 0u;
     device.stats[EQRL_STAT_STACK_FREE] = eqrl_port_stack_free_bytes();
@@ -515,17 +517,17 @@ static uint32_t stats(void)
         eqrl_port_state.saturated[i] = clears ? (uint16_t)0 : eqrl_port_state.saturated[i];
         size += 2u;
     }
-    (void)result(EQRL_RESULT_OK);
+    (void)begin_reply(EQRL_RESULT_OK);
     return size;
 }
 
-static uint32_t selftest_again(void)
+static uint32_t answer_selftest(void)
 {
     if (parser.length != 0u) {
         return bad_length();
     }
     if (application_drives()) {
-        return result(EQRL_RESULT_BUSY);
+        return begin_reply(EQRL_RESULT_BUSY);
     }
     stop_driving();
     device.is_begun = 0;
@@ -536,7 +538,7 @@ static uint32_t selftest_again(void)
     payload[1] = device.test_rows;
     payload[2] = device.test_crc;
     payload[3] = EQRL_PORT_SELFTEST_CRC;
-    (void)result(is_passed ? EQRL_RESULT_OK : EQRL_RESULT_SELFTEST_FAILED);
+    (void)begin_reply(is_passed ? EQRL_RESULT_OK : EQRL_RESULT_SELFTEST_FAILED);
     return SELFTEST_BYTES;
 }
 
@@ -545,19 +547,19 @@ static uint32_t execute(uint32_t type)
 {
     switch (type) {
     case EQRL_REQUEST_HELLO:
-        return hello();
+        return answer_hello();
     case EQRL_REQUEST_STATS:
-        return stats();
+        return answer_stats();
     case EQRL_REQUEST_SELFTEST:
-        return selftest_again();
+        return answer_selftest();
     case EQRL_REQUEST_RESET:
-        return device.state == (uint32_t)HALTED ? result(EQRL_RESULT_HALTED) : reset();
+        return device.state == (uint32_t)HALTED ? begin_reply(EQRL_RESULT_HALTED) : answer_reset();
     case EQRL_REQUEST_STEP:
-        return device.state == (uint32_t)HALTED ? result(EQRL_RESULT_HALTED) : step();
+        return device.state == (uint32_t)HALTED ? begin_reply(EQRL_RESULT_HALTED) : answer_step();
     case EQRL_REQUEST_BATCH:
-        return device.state == (uint32_t)HALTED ? result(EQRL_RESULT_HALTED) : batch();
+        return device.state == (uint32_t)HALTED ? begin_reply(EQRL_RESULT_HALTED) : answer_batch();
     default:
-        return result(EQRL_RESULT_UNKNOWN_TYPE);
+        return begin_reply(EQRL_RESULT_UNKNOWN_TYPE);
     }
 }
 

@@ -42,7 +42,8 @@ static void invalidate_data_cache(void)
     EQRL_REGISTER(CSSELR) = 0u;
     barrier();
     const uint32_t geometry = EQRL_REGISTER(CCSIDR);
-    const uint32_t last_set = (geometry >> 13) & 0x7FFFu, last_way = (geometry >> 3) & 3u; /* M7: four ways */
+    const uint32_t last_set = (geometry >> 13) & 0x7FFFu;
+    const uint32_t last_way = (geometry >> 3) & 3u; /* M7: four ways */
     for (uint32_t set = 0u; set <= last_set; set++) {
         for (uint32_t way = 0u; way <= last_way; way++) {
             EQRL_REGISTER(DCISW) = (way << 30) | (set << 5);

@@ -37,7 +37,8 @@ static int read_count(uint32_t *ticks)
 
 uint32_t eqrl_port_timer_init(uint32_t clock_hz)
 {
-    uint32_t first = 0u, now = 0u;
+    uint32_t first = 0u;
+    uint32_t now = 0u;
     (void)clock_hz;
     EQRL_REGISTER(SYSTEM_PERIP_CLK_EN0) |= PERIP_SYSTIMER;
     EQRL_REGISTER(SYSTEM_PERIP_RST_EN0) &= ~PERIP_SYSTIMER;
