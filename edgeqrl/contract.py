@@ -92,12 +92,17 @@ def override(facts: ContractFacts, options: ContractOptions, head: "Head") -> Co
 
 
 def require_fail_safe(facts: ContractFacts) -> None:
-    """Raise UsageError without a fail-safe: firmware drives actuators."""
+    """Raise UsageError without a fail-safe and a time after which it acts: firmware drives actuators."""
     if facts.fail_safe is None:
         known = f"; of '{facts.env_id}' none is known" if facts.env_id else ""
         raise UsageError(
-            "Firmware drives actuators, so it needs a fail-safe for when observations stop, come late or "
-            f"make no sense{known}. Say it with --fail-safe {FAIL_SAFE_FORMS}."
+            "Firmware drives actuators, so it needs a fail-safe for when observations stop, come later than "
+            f"the timeout or make no sense{known}. Say it with --fail-safe {FAIL_SAFE_FORMS}."
+        )
+    if facts.control_period_s is None and facts.observation_timeout_s is None:
+        raise UsageError(
+            f"The fail-safe {facts.fail_safe} needs to know when an observation is overdue: say how often "
+            "the step runs with --control-period SECONDS, or observation_timeout_s in a contract file."
         )
 
 

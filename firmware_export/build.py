@@ -282,12 +282,18 @@ def _sizes(elf: Elf, board: Board, flash_bytes: int) -> FirmwareSizes:
 
 
 def _stack_bytes(elf: Elf, board: Board) -> int:
-    """Bound the stack: the main path, an interrupt on top of it, and on top of that a fault."""
+    """Bound the stack: the main path, an interrupt on top of it, and on top of that a fault.
+
+    CMSDK's watchdog interrupts even the handler of a fault, as NMI does: one more of both. What the
+    application's eqrl_board_... functions take comes on top of all.
+    """
     main = max(stack_bound(elf, name) for name in ("main", "eqrl_device_exchange"))
     unused = elf.symbols["eqrl_default_handler"].address
     found = [elf.symbols[name] for name in _HANDLERS if name in elf.symbols]
     interrupt = max((stack_bound(elf, s.name) for s in found if s.address != unused), default=0)
-    return main + interrupt + stack_bound(elf, "eqrl_port_fault") + 2 * _exception_bytes(board)
+    faults = 2 if board.watchdog == "cmsdk" else 1
+    fault = stack_bound(elf, "eqrl_port_fault") + _exception_bytes(board)
+    return main + interrupt + _exception_bytes(board) + faults * fault
 
 
 def _exception_bytes(board: Board) -> int:

@@ -19,7 +19,9 @@ from firmware_export.thumb import uses_fpu
 # What the ports call their handlers; those that an image has are told.
 _HANDLERS = ("eqrl_port_uart_interrupt", "eqrl_port_timer_interrupt", "SysTick_Handler", "eqrl_port_trap")
 _PARTS = {"state": "eqrl_port_state", "observation": "eqrl_port_observation", "action": "eqrl_port_action"}
-_WATCHDOG_MS = 2000  # EQRL_WATCHDOG_MS of eqrl_port.h
+_WATCHDOG_MS = (250, 30_000)  # EQRL_WATCHDOG_MS of eqrl_port.h, and the longest of main.c
+# Words of an eqrl_contract.
+_PERIOD_US, _TIMEOUT_US, _HOLD_STEPS = 7, 8, 10
 _FRAME_WORDS = 8  # r0-r3, r12, lr, pc, xPSR
 _FPU_WORDS = 18  # s0-s15, FPSCR, one reserved
 _INTERRUPTS = (
@@ -82,7 +84,7 @@ def realtime_sheet(
         "control": _control(count, firmware, board, control_period_s),
         "watchdog": {
             "name": board.watchdog,
-            "timeout_ms": None if board.watchdog == "none" else _watchdog_ms(board),
+            "timeout_ms": None if board.watchdog == "none" else _watchdog_ms(elf, firmware.name, board),
         },
     }
 
@@ -123,7 +125,8 @@ def _lines(sheet: Mapping[str, Any]) -> list[str]:
         f"Instructions of a step: {counted}.",
         f"Stack of a step: at most {stack['step_bound_bytes']:,} B by the image's call graph"
         + ("." if measured is None else f", {measured:,} B measured."),
-        f"Stack of the firmware: at most {stack['firmware_bound_bytes']:,} B, with an exception on top.",
+        f"Stack of the firmware: at most {stack['firmware_bound_bytes']:,} B, with an exception on top. "
+        "What your eqrl_board_... functions take comes on top of that.",
         f"Static RAM: {ram['total_bytes']:,} B: state {ram['state_bytes']:,} B{arena}, observation "
         f"and requests {ram['observation_bytes']:,} B, action {ram['action_bytes']:,} B, device loop and its "
         f"buffers {ram['device_bytes']:,} B, code and constants in RAM {ram['code_bytes']:,} B; "
@@ -138,8 +141,14 @@ def _lines(sheet: Mapping[str, Any]) -> list[str]:
             f"{time['clock_hz'] / 1e6:g} MHz, code in {time['code_in']}."
         )
     lines.append(_control_line(control))
-    state = "none" if watchdog["timeout_ms"] is None else f"{watchdog['name']}, {watchdog['timeout_ms']:,} ms"
-    return [*lines, f"Watchdog: {state}."]
+    if watchdog["timeout_ms"] is None:
+        return [*lines, "Watchdog: none. A loop that hangs leaves the outputs as they are."]
+    return [
+        *lines,
+        f"Watchdog: {watchdog['name']}, {watchdog['timeout_ms']:,} ms, or four of the slowest steps that the "
+        "self-test sees, if that is longer, rounded up to what the chip can: so long a loop that hangs "
+        "leaves the outputs as they are.",
+    ]
 
 
 def _handler(handler: Mapping[str, Any]) -> str:
@@ -231,5 +240,11 @@ def _control(
     return {"period_us": period, "left_us": left, "left_percent": 100.0 * left / period}
 
 
-def _watchdog_ms(board: Board) -> int:
-    return dict(board.settings).get("watchdog_ms", _WATCHDOG_MS)
+def _watchdog_ms(elf: Elf, name: str, board: Board) -> int:
+    """Return what main.c asks of it where steps are fast: as long as the contract lets an action be held."""
+    period, timeout, steps = (
+        elf.word(f"{name}_contract_facts", index) for index in (_PERIOD_US, _TIMEOUT_US, _HOLD_STEPS)
+    )
+    least, most = _WATCHDOG_MS
+    hold = min((timeout + period * steps) // 1000 + 1, most)
+    return max(dict(board.settings).get("watchdog_ms", least), hold)

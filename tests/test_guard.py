@@ -211,6 +211,24 @@ RULES: dict[str, tuple[int, list[tuple[tuple[Any, ...], int, float]]]] = {
         HOLD,
         [((0, GOOD), DRIVE, A), ((401, GOOD), DISABLE | LOST | LATCHED, A)],
     ),
+    "hold: bad ones far apart hold no longer": (
+        HOLD,
+        [
+            ((0, GOOD), DRIVE, A),
+            ((190, WRONG), DRIVE | HELD | RANGE | LATE, A),
+            ((380, WRONG), DRIVE | HELD | RANGE | LATE, A),
+            ((400,), 0, A),
+            ((401,), DISABLE | LOST | LATCHED, A),
+        ],
+    ),
+    "hold: a bad one after its time stops": (
+        HOLD,
+        [
+            ((0, GOOD), DRIVE, A),
+            ((250, WRONG), DRIVE | HELD | RANGE | LOST, A),
+            ((401, WRONG), DISABLE | RANGE | LATE | LATCHED, A),
+        ],
+    ),
     "disable: out of bounds": (
         STOP,
         [((0, GOOD), DRIVE, A), ((100, WRONG), DISABLE | RANGE | LATCHED, A), ((200, GOOD), LATCHED, A)],
@@ -249,13 +267,13 @@ def test_step_that_failed_stops_and_latches(guards: ctypes.CDLL, fail_safe: int)
     assert guard.step(200)[0] == LATCHED
 
 
-def test_reset_unlatches_and_gives_a_held_action_its_time_anew(guards: ctypes.CDLL) -> None:
+def test_reset_unlatches_and_makes_no_held_action_younger(guards: ctypes.CDLL) -> None:
     guard = Guard(guards, VALUE)
     guard.reset(0)
     guard.step(0)
     guard.reset(150)
-    assert guard.idle(350)[0] == 0
-    assert guard.idle(351)[0] == DRIVE | FAIL_SAFE | LOST | LATCHED
+    assert guard.idle(200)[0] == 0
+    assert guard.idle(201)[0] == DRIVE | FAIL_SAFE | LOST | LATCHED
     guard.reset(400)
     assert guard.step(10_000)[0] == DRIVE
 

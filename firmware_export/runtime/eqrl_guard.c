@@ -86,15 +86,21 @@ EQRL_CODE static int has_value(const eqrl_contract *contract)
     return contract->fail_safe == (uint32_t)EQRL_FAIL_SAFE_VALUE && contract->fail_safe_action != NULL;
 }
 
+/* The last good action has been held for as long as the contract lets it, whatever has come since. */
+EQRL_CODE static int is_stale(const eqrl_guard *guard, uint32_t now)
+{
+    return guard->timeout != 0u && now - guard->good > guard->timeout + guard->hold;
+}
+
 /* An observation came, but its action may not be driven. */
-EQRL_CODE static uint32_t stand_in(eqrl_guard *guard, const eqrl_contract *contract, void *action)
+EQRL_CODE static uint32_t stand_in(eqrl_guard *guard, const eqrl_contract *contract, uint32_t now, void *action)
 {
     if (has_value(contract)) {
         guard->is_driving = 1;
         return fail_safe_value(contract, action);
     }
     if (contract->fail_safe == (uint32_t)EQRL_FAIL_SAFE_HOLD && guard->has_good != 0u &&
-        guard->num_held < contract->hold_steps) {
+        guard->num_held < contract->hold_steps && !is_stale(guard, now)) {
         guard->num_held++;
         copy_words(action, guard->held, contract->action_bytes);
         return (uint32_t)EQRL_GUARD_DRIVE | (uint32_t)EQRL_GUARD_HELD;
@@ -103,14 +109,13 @@ EQRL_CODE static uint32_t stand_in(eqrl_guard *guard, const eqrl_contract *contr
 }
 
 /* No observation came within the timeout. */
-EQRL_CODE static uint32_t lost(eqrl_guard *guard, const eqrl_contract *contract, uint32_t elapsed,
-                               void *action)
+EQRL_CODE static uint32_t lost(eqrl_guard *guard, const eqrl_contract *contract, uint32_t now, void *action)
 {
     if (has_value(contract)) {
         return (uint32_t)EQRL_GUARD_LOST | fail_safe_value(contract, action) | latch(guard);
     }
     const int may_hold = contract->fail_safe == (uint32_t)EQRL_FAIL_SAFE_HOLD && guard->has_good != 0u;
-    if (may_hold && elapsed - guard->timeout <= guard->hold) {
+    if (may_hold && !is_stale(guard, now)) {
         return (uint32_t)EQRL_GUARD_LOST | (uint32_t)EQRL_GUARD_HELD;
     }
     return (uint32_t)EQRL_GUARD_LOST | (uint32_t)EQRL_GUARD_DISABLE | latch(guard);
@@ -122,7 +127,8 @@ EQRL_CODE void eqrl_guard_reset(eqrl_guard *guard, const eqrl_contract *contract
     guard->is_armed = contract->fail_safe != (uint32_t)EQRL_FAIL_SAFE_NONE && held != NULL ? 1u : 0u;
     guard->has_good = 0;
     guard->num_held = 0;
-    guard->last = now;
+    guard->last = guard->is_driving != 0u ? guard->last : now; /* a reset makes no held action younger */
+    guard->good = guard->last;
     guard->period = at_most(ticks_per_period, LONGEST);
     guard->timeout = at_most(timeout_ticks, LONGEST);
     guard->hold = product(guard->period, contract->hold_steps);
@@ -153,7 +159,7 @@ EQRL_CODE uint32_t eqrl_guard_step(eqrl_guard *guard, const eqrl_contract *contr
     }
     const uint32_t elapsed = now - guard->last;
     if (guard->is_driving != 0u && guard->timeout != 0u && elapsed > guard->timeout) {
-        const uint32_t flags = lost(guard, contract, elapsed, action);
+        const uint32_t flags = lost(guard, contract, now, action);
         if (guard->is_armed == 0u) {
             return found | flags;
         }
@@ -166,10 +172,11 @@ EQRL_CODE uint32_t eqrl_guard_step(eqrl_guard *guard, const eqrl_contract *contr
     guard->last = now;
     const uint32_t of_action = check_action(contract, (const uint8_t *)action);
     if (((found & ((uint32_t)EQRL_GUARD_RANGE | (uint32_t)EQRL_GUARD_NOT_FINITE)) | of_action) != 0u) {
-        return found | of_action | stand_in(guard, contract, action);
+        return found | of_action | stand_in(guard, contract, now, action);
     }
     copy_words(guard->held, action, contract->action_bytes);
     guard->has_good = 1;
+    guard->good = now;
     guard->num_held = 0;
     guard->is_driving = 1;
     return found | (uint32_t)EQRL_GUARD_DRIVE;
@@ -180,8 +187,8 @@ EQRL_CODE uint32_t eqrl_guard_idle(eqrl_guard *guard, const eqrl_contract *contr
     if (guard->is_driving == 0u || guard->timeout == 0u) {
         return 0;
     }
-    const uint32_t elapsed = now - guard->last;
-    return elapsed > guard->timeout ? lost(guard, contract, elapsed, action) : 0u;
+    const int is_held_too_long = contract->fail_safe == (uint32_t)EQRL_FAIL_SAFE_HOLD && is_stale(guard, now);
+    return now - guard->last > guard->timeout || is_held_too_long ? lost(guard, contract, now, action) : 0u;
 }
 
 EQRL_CODE void eqrl_guard_disarm(eqrl_guard *guard)

@@ -24,8 +24,8 @@ enum {
     EQRL_GUARD_HELD = 2,        /* the last good action stands in; where DRIVE is set it was written to *action */
     EQRL_GUARD_FAIL_SAFE = 4,   /* the fail-safe action was written to *action */
     EQRL_GUARD_DISABLE = 8,     /* stop the actuators */
-    EQRL_GUARD_LATE = 16,       /* later than one and a half periods, within the timeout */
-    EQRL_GUARD_LOST = 32,       /* later than the timeout */
+    EQRL_GUARD_LATE = 16,       /* a warning: later than one and a half periods, within the timeout; it is driven */
+    EQRL_GUARD_LOST = 32,       /* later than the timeout: the fail-safe takes over */
     EQRL_GUARD_RANGE = 64,      /* an observation outside its bounds, or an action */
     EQRL_GUARD_NOT_FINITE = 128,
     EQRL_GUARD_LATCHED = 256 /* nothing is driven until eqrl_guard_reset */
@@ -37,6 +37,7 @@ typedef struct {
     uint32_t has_good;   /* held is a good action of this episode */
     uint32_t num_held;   /* steps in a row with the held action */
     uint32_t last;       /* when the last observation came */
+    uint32_t good;       /* when the last good one did */
     uint32_t period;     /* ticks; 0: unknown, nothing is late */
     uint32_t timeout;    /* ticks; 0: unknown, nothing is lost */
     uint32_t hold;       /* ticks beyond the timeout for which an action is held */
@@ -44,7 +45,8 @@ typedef struct {
 } eqrl_guard;
 
 /* Begin an episode: arm the guard. Drives nothing. held: room for one action, which stays in place. Times beyond
- * 2^30 ticks count as 2^30. Where an action of an episode before is still held, its time begins anew.
+ * 2^30 ticks count as 2^30. Where an action of an episode before is still held, its time goes on: stop the
+ * actuators and call eqrl_guard_disarm before this, or have an observation in time.
  */
 void eqrl_guard_reset(eqrl_guard *guard, const eqrl_contract *contract, uint32_t *held,
                       uint32_t ticks_per_period, uint32_t timeout_ticks, uint32_t now);

@@ -5,12 +5,18 @@
  * t  the time base        s  ticks that 100 wake-ups took        o  overruns seen
  * w  starts the watchdog (250 ms)        k  kicks it for a second        h  goes on without kicking
  * p  bytes of stack that were never used
+ * x  pushes to where no memory is        y  pushes below the stack's least address
  * anything else: the byte with bit 5 turned round
  */
 #include "eqrl_port.h"
 
 #define RING_BYTES 64u
 #define WATCHDOG_MS 250u
+#ifdef __riscv
+#define NO_MEMORY 0xA0000000u
+#else
+#define NO_MEMORY 0x48000000u
+#endif
 
 static volatile uint8_t ring[RING_BYTES];
 static volatile uint32_t put_at;
@@ -56,6 +62,22 @@ void eqrl_port_fault(uint32_t exception)
     for (;;) {
         eqrl_port_sleep();
     }
+}
+
+__attribute__((weak)) uint32_t eqrl_port_stack_free_bytes(void)
+{
+    return 0;
+}
+
+extern uint32_t __free_start;
+
+static void push_at(uint32_t stack)
+{
+#ifdef __riscv
+    __asm__ volatile("mv sp, %0\n\tsw zero, -4(sp)" : : "r"(stack) : "memory");
+#else
+    __asm__ volatile("mov sp, %0\n\tpush {r0-r3}" : : "r"(stack) : "memory");
+#endif
 }
 
 static uint32_t ticks_of_wakes(uint32_t wakes)
@@ -114,6 +136,10 @@ int main(void)
         } else if (byte == 'k') {
             kick_for_a_second();
             print('k', 0u);
+        } else if (byte == 'x') {
+            push_at(NO_MEMORY);
+        } else if (byte == 'y') {
+            push_at((uint32_t)(uintptr_t)&__free_start);
         } else if (byte == 'h') {
             continue;
         } else {

@@ -36,7 +36,9 @@ typedef char eqrl_actions_are_words[sizeof(eqrl_port_action_t) % 4u == 0u ? 1 : 
 typedef char eqrl_observations_are_words[sizeof(eqrl_port_observation_t) % 4u == 0u ? 1 : -1];
 
 #define UNFINISHED_MS 100u
+#define REPEATABLE_MS 2000u /* how long a reply is kept for a request that comes again */
 #define LONGEST_TICKS 0x40000000u
+#define SLOWEST_GUARD_HZ 2000u
 
 enum { OFF = 0, READY = 1, HALTED = 2 };
 enum { NOBODY = 0, HOST = 1, APPLICATION = 2 };
@@ -56,12 +58,16 @@ static struct {
     uint32_t clock_hz;
     uint32_t tick_hz;
     uint32_t ticks_per_ms;
-    uint32_t ticks_per_period;
-    uint32_t timeout_ticks;
+    uint32_t has_port; /* else the port is never called */
+    uint32_t guard_shift; /* the guard counts units of 2^guard_shift ticks: its longest time fits 32 bits */
+    uint32_t guard_now;
+    uint32_t guard_tick; /* the ticks up to which guard_now has counted */
+    uint32_t units_per_period;
+    uint32_t timeout_units;
     uint32_t flags;
-    uint32_t is_begun; /* a RESET has come */
-    uint32_t driver;   /* who drove last */
-    uint32_t is_lost;  /* the missing observation has been counted */
+    uint32_t owner;       /* who began the episode: nobody else drives in it, steps or resets the policy */
+    uint32_t is_distrusted; /* the watchdog has ended the application: it begins nothing until a host's RESET */
+    uint32_t is_lost;     /* the missing observation has been counted */
     uint32_t byte_time;
     uint32_t millisecond; /* the ticks of the last one counted */
     uint32_t slowest;
@@ -72,6 +78,7 @@ static struct {
     uint32_t last_sequence;
     uint32_t last_crc;
     uint32_t last_bytes; /* 0: none is stored */
+    uint32_t last_ms;    /* when it was made */
     const uint8_t *reply;
 } device;
 
@@ -136,7 +143,7 @@ static uint32_t ticks(void)
 
 static void kick(void)
 {
-    if (device.tick_hz != 0u) {
+    if (device.has_port != 0u) {
         eqrl_port_watchdog_kick();
     }
 }
@@ -149,6 +156,46 @@ static void count_time(uint32_t now)
         device.stats[EQRL_STAT_UPTIME_MS] += whole;
         device.millisecond += whole * device.ticks_per_ms;
     }
+}
+
+static uint32_t guard_units(uint32_t microseconds)
+{
+    return ticks_of(microseconds, device.tick_hz >> device.guard_shift);
+}
+
+/* How long the last good action may be held beyond the timeout, in the guard's units. */
+static uint32_t hold_units(void)
+{
+    const uint32_t steps = EQRL_PORT_CONTRACT.hold_steps;
+    const uint32_t period = device.units_per_period;
+    return eqrl_high_multiply(period, steps) != 0u ? LONGEST_TICKS : SMALLER(period * steps, LONGEST_TICKS);
+}
+
+/* Find the finest units in which the contract's times fit. */
+static void set_guard_times(void)
+{
+    device.guard_shift = 0;
+    for (;;) {
+        device.units_per_period = guard_units(EQRL_PORT_CONTRACT.control_period_us);
+        device.timeout_units = guard_units(EQRL_PORT_CONTRACT.timeout_us);
+        if (LARGER(device.timeout_units, hold_units()) < LONGEST_TICKS ||
+            device.tick_hz >> device.guard_shift < 2u * SLOWEST_GUARD_HZ) {
+            break;
+        }
+        device.guard_shift++;
+    }
+    if (EQRL_PORT_CONTRACT.timeout_us != 0u) {
+        device.timeout_units = LARGER(device.timeout_units, 1u); /* 0 would be no timeout */
+    }
+}
+
+/* The guard's time; ticks must not wrap between two calls. */
+static uint32_t guard_time(uint32_t now)
+{
+    const uint32_t units = (now - device.guard_tick) >> device.guard_shift;
+    device.guard_now += units;
+    device.guard_tick += units << device.guard_shift;
+    return device.guard_now;
 }
 
 /* Steps, guarded -------------------------------------------------------------------------------------------- */
@@ -189,6 +236,7 @@ static void obey(uint32_t flags, int was_armed, eqrl_status status)
     device.is_lost = (flags & (uint32_t)EQRL_GUARD_LOST) != 0u ? 1u : 0u;
     if (was_armed != 0 && guard.is_armed == 0u) {
         device.stats[EQRL_STAT_GUARD_LATCHED]++;
+        device.last_bytes = 0; /* what it says is no longer so */
     }
     if ((flags & (uint32_t)EQRL_GUARD_DISABLE) != 0u) {
         eqrl_board_stop();
@@ -201,13 +249,12 @@ static void obey(uint32_t flags, int was_armed, eqrl_status status)
     }
 }
 
-/* Judge and drive eqrl_port_action. */
-static uint32_t drive(uint32_t driver, eqrl_status status)
+/* Judge and drive eqrl_port_action, which is the owner's. */
+static uint32_t drive(eqrl_status status)
 {
     const int was_armed = guard.is_armed != 0u;
-    const uint32_t flags = eqrl_guard_step(&guard, &EQRL_PORT_CONTRACT, ticks(), &eqrl_port_observation.observation,
-                                           status, &eqrl_port_action);
-    device.driver = driver;
+    const uint32_t flags = eqrl_guard_step(&guard, &EQRL_PORT_CONTRACT, guard_time(ticks()),
+                                           &eqrl_port_observation.observation, status, &eqrl_port_action);
     obey(flags, was_armed, status);
     return flags;
 }
@@ -216,27 +263,16 @@ static uint32_t drive(uint32_t driver, eqrl_status status)
 static int may_actuate(void)
 {
     return EQRL_PORT_CONTRACT.fail_safe != (uint32_t)EQRL_FAIL_SAFE_NONE &&
-           (EQRL_PORT_CONTRACT.timeout_us == 0u || device.tick_hz != 0u);
+           EQRL_PORT_CONTRACT.timeout_us != 0u && device.tick_hz != 0u;
 }
 
-static eqrl_status begin_episode(void)
+/* Whether the episode, also a latched one, is the application's: a host neither drives in it nor begins another. */
+static int is_application_s(void)
 {
-    const eqrl_status status = EQRL_PORT_RESET(&eqrl_port_state);
-    device.is_begun = status == EQRL_OK ? 1u : 0u;
-    device.is_lost = 0;
-    if (status == EQRL_OK && may_actuate()) {
-        eqrl_guard_reset(&guard, &EQRL_PORT_CONTRACT, held_action, device.ticks_per_period, device.timeout_ticks,
-                         ticks());
-    }
-    return status;
+    return device.owner == (uint32_t)APPLICATION && may_actuate();
 }
 
-static int application_drives(void)
-{
-    return device.driver == (uint32_t)APPLICATION && guard.is_driving != 0u;
-}
-
-/* Before work that takes long: no output may hold an action meanwhile. */
+/* Before an episode, or work that takes long: no output may hold an action meanwhile. */
 static void stop_driving(void)
 {
     if (guard.is_driving != 0u) {
@@ -245,9 +281,23 @@ static void stop_driving(void)
     eqrl_guard_disarm(&guard);
 }
 
+static eqrl_status begin_episode(uint32_t owner)
+{
+    stop_driving();
+    const eqrl_status status = EQRL_PORT_RESET(&eqrl_port_state);
+    device.owner = status == EQRL_OK ? owner : (uint32_t)NOBODY;
+    device.is_lost = 0;
+    if (status == EQRL_OK && may_actuate()) {
+        eqrl_guard_reset(&guard, &EQRL_PORT_CONTRACT, held_action, device.units_per_period, device.timeout_units,
+                         guard_time(ticks()));
+    }
+    return status;
+}
+
 void eqrl_device_halt(void)
 {
     device.state = HALTED;
+    device.last_bytes = 0;
     eqrl_guard_disarm(&guard);
     eqrl_board_stop();
 }
@@ -278,16 +328,18 @@ static eqrl_status selftest(void)
     return status;
 }
 
-uint32_t eqrl_device_start(uint32_t clock_hz, uint32_t tick_hz, uint32_t flags)
+static uint32_t start(uint32_t clock_hz, uint32_t tick_hz, uint32_t flags)
 {
     device.state = READY;
     device.clock_hz = clock_hz;
     device.tick_hz = tick_hz;
     device.ticks_per_ms = LARGER(ticks_of(1000u, tick_hz), 1u);
-    device.ticks_per_period = ticks_of(EQRL_PORT_CONTRACT.control_period_us, tick_hz);
-    device.timeout_ticks = ticks_of(EQRL_PORT_CONTRACT.timeout_us, tick_hz);
+    set_guard_times();
     device.flags = flags;
+    device.is_distrusted =
+        EQRL_RESTART_AFTER_WATCHDOG != 0 ? 0u : flags & (uint32_t)EQRL_HELLO_WATCHDOG_RESET;
     device.millisecond = ticks();
+    device.guard_tick = device.millisecond;
     eqrl_frame_start(&parser, eqrl_port_observation.bytes, BODY_BYTES);
     if (EQRL_PORT_INIT(&eqrl_port_state, NULL) < 0) {
         eqrl_device_halt();
@@ -300,9 +352,25 @@ uint32_t eqrl_device_start(uint32_t clock_hz, uint32_t tick_hz, uint32_t flags)
     return EQRL_START_OK;
 }
 
+uint32_t eqrl_device_start(uint32_t clock_hz, uint32_t tick_hz, uint32_t flags)
+{
+    device.has_port = 1;
+    return start(clock_hz, tick_hz, flags);
+}
+
 uint32_t eqrl_device_slowest_step_ms(void)
 {
     return quotient(device.slowest, device.ticks_per_ms) + 1u;
+}
+
+uint32_t eqrl_device_longest_hold_ms(void)
+{
+    const uint32_t period = EQRL_PORT_CONTRACT.control_period_us;
+    const uint32_t timeout = EQRL_PORT_CONTRACT.timeout_us;
+    const uint32_t steps = EQRL_PORT_CONTRACT.hold_steps;
+    const uint32_t hold = period * steps;
+    const int is_endless = eqrl_high_multiply(period, steps) != 0u || timeout + hold < hold;
+    return quotient(is_endless ? 0xFFFFFFFFu : timeout + hold, 1000u) + 1u;
 }
 
 /* Requests -------------------------------------------------------------------------------------------------- */
@@ -404,7 +472,11 @@ static uint32_t answer_reset(void)
     if (argument() != 0u) {
         return begin_reply(EQRL_RESULT_BAD_ARGUMENT);
     }
-    return begin_reply(begin_episode() == EQRL_OK ? EQRL_RESULT_OK : EQRL_RESULT_STEP_FAILED);
+    if (is_application_s()) {
+        return begin_reply(EQRL_RESULT_BUSY);
+    }
+    device.is_distrusted = 0;
+    return begin_reply(begin_episode(HOST) == EQRL_OK ? EQRL_RESULT_OK : EQRL_RESULT_STEP_FAILED);
 }
 
 /* Why a step may not be made, or EQRL_RESULT_OK. */
@@ -418,10 +490,10 @@ static uint32_t step_refusal(uint32_t flags)
     if (drives && !may_actuate()) {
         return EQRL_RESULT_NOT_ACTUATING;
     }
-    if (drives && application_drives()) {
+    if (is_application_s()) {
         return EQRL_RESULT_BUSY;
     }
-    const int is_ready = device.is_begun != 0u && (!drives || guard.is_armed != 0u);
+    const int is_ready = device.owner == (uint32_t)HOST && (!drives || guard.is_armed != 0u);
     return is_ready ? EQRL_RESULT_OK : EQRL_RESULT_NEEDS_RESET;
 }
 
@@ -440,7 +512,7 @@ static uint32_t answer_step(void)
     uint32_t judged = 0;
     if ((flags & (uint32_t)EQRL_STEP_DRIVE) != 0u) {
         eqrl_port_action = *action;
-        judged = drive(HOST, status);
+        judged = drive(status);
     } else {
         judged = eqrl_guard_check(&EQRL_PORT_CONTRACT, &eqrl_port_observation.observation);
     }
@@ -469,7 +541,7 @@ static uint32_t answer_batch(void)
     if (EQRL_PORT_HAS_MEMORY != 0 || rows == 0u || size > BATCH_BYTES) {
         return begin_reply(EQRL_RESULT_BAD_ARGUMENT);
     }
-    if (application_drives()) {
+    if (is_application_s()) {
         return begin_reply(EQRL_RESULT_BUSY);
     }
     stop_driving();
@@ -526,11 +598,11 @@ static uint32_t answer_selftest(void)
     if (parser.length != 0u) {
         return bad_length();
     }
-    if (application_drives()) {
+    if (is_application_s() && guard.is_armed != 0u) {
         return begin_reply(EQRL_RESULT_BUSY);
     }
     stop_driving();
-    device.is_begun = 0;
+    device.owner = NOBODY;
     const int is_passed = selftest() == EQRL_OK;
     if (!is_passed) {
         eqrl_device_halt();
@@ -555,9 +627,14 @@ static uint32_t execute(uint32_t type)
     case EQRL_REQUEST_RESET:
         return device.state == (uint32_t)HALTED ? begin_reply(EQRL_RESULT_HALTED) : answer_reset();
     case EQRL_REQUEST_STEP:
-        return device.state == (uint32_t)HALTED ? begin_reply(EQRL_RESULT_HALTED) : answer_step();
     case EQRL_REQUEST_BATCH:
-        return device.state == (uint32_t)HALTED ? begin_reply(EQRL_RESULT_HALTED) : answer_batch();
+        if (device.state == (uint32_t)HALTED) {
+            return begin_reply(EQRL_RESULT_HALTED);
+        }
+        if (parser.keeps_body == 0) {
+            return begin_reply(EQRL_RESULT_BUSY); /* its observations were not kept */
+        }
+        return type == (uint32_t)EQRL_REQUEST_STEP ? answer_step() : answer_batch();
     default:
         return begin_reply(EQRL_RESULT_UNKNOWN_TYPE);
     }
@@ -574,8 +651,9 @@ static uint32_t answer(void)
         return 0; /* never answer a reply: an echo would go on for ever */
     }
     device.reply = (const uint8_t *)reply_frame;
+    const uint32_t now_ms = device.stats[EQRL_STAT_UPTIME_MS];
     if (device.last_bytes != 0u && device.last_type == type && device.last_sequence == sequence &&
-        device.last_crc == parser.crc) {
+        device.last_crc == parser.crc && now_ms - device.last_ms < REPEATABLE_MS) {
         device.stats[EQRL_STAT_REPEATED]++;
         return device.last_bytes;
     }
@@ -583,6 +661,7 @@ static uint32_t answer(void)
     device.last_type = type;
     device.last_sequence = sequence;
     device.last_crc = parser.crc;
+    device.last_ms = now_ms;
     device.last_bytes =
         eqrl_frame_finish((uint8_t *)reply_frame, (uint8_t)(type | (uint8_t)EQRL_REPLY), sequence, size);
     return device.last_bytes;
@@ -604,6 +683,7 @@ const uint8_t *eqrl_device_reply(void)
 uint32_t eqrl_device_take(uint8_t byte)
 {
     device.byte_time = ticks();
+    parser.keeps_bodies = !is_application_s(); /* whose observation lies there */
     switch (eqrl_frame_take(&parser, byte)) {
     case EQRL_FRAME_WHOLE:
         return answer();
@@ -632,7 +712,7 @@ void eqrl_device_poll(uint32_t overruns)
         device.stats[EQRL_STAT_TIMEOUTS]++;
     }
     const int was_armed = guard.is_armed != 0u;
-    const uint32_t flags = eqrl_guard_idle(&guard, &EQRL_PORT_CONTRACT, now, &eqrl_port_action);
+    const uint32_t flags = eqrl_guard_idle(&guard, &EQRL_PORT_CONTRACT, guard_time(now), &eqrl_port_action);
     if (flags != 0u) {
         obey(flags, was_armed, EQRL_OK);
     }
@@ -648,11 +728,18 @@ int eqrl_device_run_application(void)
     if (due == EQRL_BOARD_NOTHING) {
         return 1;
     }
-    if (due == EQRL_BOARD_EPISODE) {
-        (void)begin_episode();
+    eqrl_status status = EQRL_OK;
+    if (due == EQRL_BOARD_EPISODE && device.is_distrusted == 0u) {
+        status = begin_episode(APPLICATION);
+    } else if (device.owner != (uint32_t)APPLICATION) {
+        return 1; /* it has begun none, or a host has begun another since */
+    } else {
+        /* The next step of its episode. */
     }
-    const eqrl_status status = timed_step(&eqrl_port_observation.observation, &eqrl_port_action);
-    (void)drive(APPLICATION, status);
+    if (status >= 0) {
+        status = timed_step(&eqrl_port_observation.observation, &eqrl_port_action);
+        (void)drive(status);
+    }
     if (status < 0) {
         eqrl_device_halt();
         return 0;
@@ -665,7 +752,7 @@ uint32_t eqrl_device_exchange(const uint8_t *request, uint32_t request_bytes, ui
 {
     uint32_t total = 0;
     if (device.state == (uint32_t)OFF) {
-        (void)eqrl_device_start(0u, 0u, 0u);
+        (void)start(0u, 0u, 0u);
     }
     eqrl_frame_drop(&parser);
     for (uint32_t i = 0; i < request_bytes; i++) {

@@ -80,13 +80,16 @@ enum { EQRL_START_OK = 0, EQRL_START_INIT_FAILED = 1, EQRL_START_SELFTEST_FAILED
 
 /* Make the policy ready and prove it; on a failure the device is halted. Returns EQRL_START_...
  *
- * clock_hz, tick_hz  what the port reached; tick_hz 0: no time base, and the port is never called
+ * clock_hz, tick_hz  what the port reached; tick_hz 0: no time base, and nothing is ever driven
  * flags              EQRL_HELLO_WATCHDOG_RESET, EQRL_HELLO_RUNS_SLOWLY
  */
 uint32_t eqrl_device_start(uint32_t clock_hz, uint32_t tick_hz, uint32_t flags);
 
 /* The longest of the self-test's steps, in ms, rounded up. */
 uint32_t eqrl_device_slowest_step_ms(void);
+
+/* How long the contract lets an action be held without a good observation, in ms, rounded up. */
+uint32_t eqrl_device_longest_hold_ms(void);
 
 /* Take a byte that came. Returns the bytes of the reply that it led to, 0 for none; eqrl_device_reply has them
  * until the next call.
@@ -104,7 +107,8 @@ int eqrl_device_run_application(void);
 void eqrl_device_halt(void);
 
 /* For emulators and debuggers, in every image: whole frames in, whole frames out. Starts a device that has not
- * booted. Returns the bytes of the replies; those that do not fit `reply_capacity` are left out.
+ * booted, without its port: no clock, no watchdog. Returns the bytes of the replies; those that do not fit
+ * `reply_capacity` are left out.
  */
 uint32_t eqrl_device_exchange(const uint8_t *request, uint32_t request_bytes, uint8_t *reply,
                               uint32_t reply_capacity);

@@ -34,6 +34,8 @@ void eqrl_frame_start(eqrl_frame_parser *parser, void *body, uint32_t body_bytes
     parser->body = body;
     parser->capacity = room < EQRL_FRAME_MAX_PAYLOAD ? room : EQRL_FRAME_MAX_PAYLOAD;
     parser->taken = 0;
+    parser->keeps_bodies = 1;
+    parser->keeps_body = 1;
 }
 
 void eqrl_frame_drop(eqrl_frame_parser *parser)
@@ -43,7 +45,8 @@ void eqrl_frame_drop(eqrl_frame_parser *parser)
 
 int eqrl_frame_fills_body(const eqrl_frame_parser *parser)
 {
-    return parser->taken >= EQRL_FRAME_HEADER_BYTES && parser->length > EQRL_FRAME_ARGUMENT_BYTES;
+    return parser->taken >= EQRL_FRAME_HEADER_BYTES && parser->length > EQRL_FRAME_ARGUMENT_BYTES &&
+           parser->keeps_body != 0;
 }
 
 uint8_t eqrl_frame_type(const eqrl_frame_parser *parser)
@@ -97,6 +100,7 @@ static uint32_t take_header(eqrl_frame_parser *parser, uint8_t byte)
     }
     parser->running = eqrl_crc32(crc, parser->header + AT_CHECK, EQRL_FRAME_HEADER_BYTES - AT_CHECK);
     parser->crc = 0;
+    parser->keeps_body = parser->keeps_bodies;
     return EQRL_FRAME_NOTHING;
 }
 
@@ -108,11 +112,14 @@ uint32_t eqrl_frame_take(eqrl_frame_parser *parser, uint8_t byte)
     const uint32_t place = parser->taken - EQRL_FRAME_HEADER_BYTES;
     parser->taken++;
     if (place < parser->length) {
-        uint8_t *const target = place < EQRL_FRAME_ARGUMENT_BYTES
-                                    ? &parser->argument[place]
-                                    : &parser->body[place - EQRL_FRAME_ARGUMENT_BYTES];
-        *target = byte;
-        parser->running = eqrl_crc32(parser->running, target, 1u);
+        if (place < EQRL_FRAME_ARGUMENT_BYTES) {
+            parser->argument[place] = byte;
+        } else if (parser->keeps_body != 0) {
+            parser->body[place - EQRL_FRAME_ARGUMENT_BYTES] = byte;
+        } else {
+            /* The body's place is not ours now. */
+        }
+        parser->running = eqrl_crc32(parser->running, &byte, 1u);
         return EQRL_FRAME_NOTHING;
     }
     parser->crc = parser->crc >> 8 | (uint32_t)byte << 24;

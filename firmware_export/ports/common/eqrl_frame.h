@@ -32,6 +32,8 @@ typedef struct {
     uint8_t argument[EQRL_FRAME_ARGUMENT_BYTES]; /* the first bytes of the payload */
     uint32_t length;                             /* of the payload */
     uint32_t crc;                                /* as received */
+    int keeps_bodies;                            /* of frames that begin from now on; to be set by the caller */
+    int keeps_body;                              /* of this frame: else it is checked and not stored */
 } eqrl_frame_parser;
 
 void eqrl_frame_start(eqrl_frame_parser *parser, void *body, uint32_t body_bytes);
@@ -42,7 +44,7 @@ uint32_t eqrl_frame_take(eqrl_frame_parser *parser, uint8_t byte);
 /* Forget an unfinished frame. */
 void eqrl_frame_drop(eqrl_frame_parser *parser);
 
-/* Whether bytes of a frame are on their way to `body`. */
+/* Whether bytes of a frame are on their way to `body`, which nobody else may write meanwhile. */
 int eqrl_frame_fills_body(const eqrl_frame_parser *parser);
 
 uint8_t eqrl_frame_type(const eqrl_frame_parser *parser);

@@ -17,7 +17,7 @@ int eqrl_transport_is_pending(void);
 /* Bytes lost since the last call. */
 uint32_t eqrl_transport_overruns(void);
 
-/* Bounded, also where the host is gone. */
-void eqrl_transport_send(uint8_t byte);
+/* Bounded, also where the host is gone. Returns 0 where the byte could not be sent. */
+int eqrl_transport_send(uint8_t byte);
 
 #endif

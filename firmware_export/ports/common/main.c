@@ -6,6 +6,16 @@
 #include "eqrl_transport.h"
 
 #define LONGEST_WATCHDOG_MS 30000u
+#define SENT_IN_A_TURN 4u /* bytes: 0.35 ms at 115200 baud, after which the guard and the application have theirs */
+
+#define LARGER(a, b) ((a) > (b) ? (a) : (b))
+#define SMALLER(a, b) ((a) < (b) ? (a) : (b))
+
+/* What is left of a reply. */
+static struct {
+    const uint8_t *bytes;
+    uint32_t left;
+} unsent;
 
 int eqrl_port_wait(uint32_t address, uint32_t mask, uint32_t value)
 {
@@ -20,19 +30,20 @@ int eqrl_port_wait(uint32_t address, uint32_t mask, uint32_t value)
     return 0;
 }
 
-static void print(const char *text)
+/* Gives up where a byte cannot be sent: a dead UART makes every one slow. */
+static int print(const char *text)
 {
-    while (*text != '\0') {
-        eqrl_transport_send((uint8_t)*text);
+    while (*text != '\0' && eqrl_transport_send((uint8_t)*text)) {
         text++;
     }
+    return *text == '\0';
 }
 
 static void report(const char *text)
 {
-    print("edgeqrl " EQRL_PORT_POLICY_NAME " ");
-    print(text);
-    print("\r\n");
+    if (print("edgeqrl " EQRL_PORT_POLICY_NAME " ") && print(text)) {
+        (void)print("\r\n");
+    }
 }
 
 __attribute__((noreturn)) void eqrl_port_fault(uint32_t exception)
@@ -46,6 +57,10 @@ __attribute__((noreturn)) void eqrl_port_fault(uint32_t exception)
     for (;;) { /* until the watchdog, if there is one */
         eqrl_port_sleep();
     }
+}
+
+__attribute__((weak)) void eqrl_board_init(void)
+{
 }
 
 __attribute__((weak)) int eqrl_board_read(eqrl_port_observation_t *observation)
@@ -80,12 +95,12 @@ static void report_start(uint32_t outcome)
     }
 }
 
-static void send_reply(uint32_t num_bytes)
+/* A few bytes; all of a reply that cannot be sent is dropped. */
+static void send_some(void)
 {
-    const uint8_t *const reply = eqrl_device_reply();
-    for (uint32_t i = 0; i < num_bytes; i++) {
-        eqrl_port_watchdog_kick(); /* a dead UART makes every byte slow */
-        eqrl_transport_send(reply[i]);
+    for (uint32_t i = 0; i < SENT_IN_A_TURN && unsent.left != 0u; i++) {
+        unsent.left = eqrl_transport_send(*unsent.bytes) ? unsent.left - 1u : 0u;
+        unsent.bytes++;
     }
 }
 
@@ -93,20 +108,24 @@ static void send_reply(uint32_t num_bytes)
 static void serve(void)
 {
     uint8_t byte = 0;
-    uint32_t num_bytes = 0;
     uint32_t left = EQRL_PAYLOAD_BYTES; /* an endless stream of anything is not to hold the loop */
 #ifndef EQRL_UART_IRQ
     eqrl_port_uart_interrupt(); /* it has none */
 #endif
-    while (num_bytes == 0u && left != 0u && eqrl_transport_receive(&byte)) {
-        num_bytes = eqrl_device_take(byte);
+    while (unsent.left == 0u && left != 0u && eqrl_transport_receive(&byte)) { /* a next reply takes its place */
+        unsent.left = eqrl_device_take(byte);
+        unsent.bytes = eqrl_device_reply();
         left--;
     }
-    send_reply(num_bytes);
+    send_some();
 }
 
-static void sleep_if_idle(void)
+/* Without a time base nothing would end the sleep. */
+static void sleep_if_idle(uint32_t tick_hz)
 {
+    if (unsent.left != 0u || tick_hz == 0u) {
+        return;
+    }
     eqrl_port_interrupts_off();
     if (!eqrl_transport_is_pending()) {
         eqrl_port_sleep();
@@ -114,20 +133,22 @@ static void sleep_if_idle(void)
     eqrl_port_interrupts_on();
 }
 
-/* Longer than any step: a policy that is slow on this chip is no fault. Where even the longest would be too short,
- * there is none.
+/* As short as the contract's hold, but longer than any step: a policy that is slow on this chip is no fault. Where
+ * even the longest would be too short, or no step could be timed, there is none.
  */
-static void start_watchdog(void)
+static void start_watchdog(uint32_t tick_hz)
 {
     const uint32_t slowest = eqrl_device_slowest_step_ms();
-    if (slowest <= LONGEST_WATCHDOG_MS / 4u) {
-        eqrl_port_watchdog_start(slowest > EQRL_WATCHDOG_MS / 4u ? 4u * slowest : EQRL_WATCHDOG_MS);
+    const uint32_t hold = SMALLER(eqrl_device_longest_hold_ms(), LONGEST_WATCHDOG_MS);
+    if (tick_hz != 0u && slowest <= LONGEST_WATCHDOG_MS / 4u) {
+        eqrl_port_watchdog_start(LARGER(LARGER(4u * slowest, hold), EQRL_WATCHDOG_MS));
     }
 }
 
 int main(void)
 {
     const uint32_t clock_hz = eqrl_port_clock_init();
+    eqrl_board_stop(); /* a reset may have come while they were driven */
     uint32_t flags = eqrl_port_watchdog_was_reset() ? (uint32_t)EQRL_HELLO_WATCHDOG_RESET : 0u;
     eqrl_port_watchdog_kick(); /* it may be running since before this start */
     eqrl_transport_init(clock_hz);
@@ -137,8 +158,9 @@ int main(void)
     }
     const uint32_t tick_hz = eqrl_port_timer_init(clock_hz);
     eqrl_port_interrupts_on();
+    eqrl_board_init();
     report_start(eqrl_device_start(clock_hz, tick_hz, flags));
-    start_watchdog();
+    start_watchdog(tick_hz);
     for (;;) {
         eqrl_port_watchdog_kick();
         serve();
@@ -146,6 +168,6 @@ int main(void)
         if (!eqrl_device_run_application()) {
             report("step FAILED");
         }
-        sleep_if_idle();
+        sleep_if_idle(tick_hz);
     }
 }

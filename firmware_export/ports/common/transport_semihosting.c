@@ -116,11 +116,12 @@ uint32_t eqrl_transport_overruns(void)
     return 0;
 }
 
-void eqrl_transport_send(uint8_t byte)
+int eqrl_transport_send(uint8_t byte)
 {
     if (num_output == OUTPUT_BYTES) {
         flush();
     }
     output[num_output] = byte;
     num_output++;
+    return 1;
 }

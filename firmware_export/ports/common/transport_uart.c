@@ -60,7 +60,7 @@ uint32_t eqrl_transport_overruns(void)
     return more;
 }
 
-void eqrl_transport_send(uint8_t byte)
+int eqrl_transport_send(uint8_t byte)
 {
-    eqrl_port_uart_put(byte);
+    return eqrl_port_uart_put(byte);
 }
