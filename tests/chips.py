@@ -11,6 +11,13 @@ from tests.firmware import board
 NRF = ("microbit", "microbit-v2", "nano33ble", "nrf5340dk")
 
 ALL, BIT31 = 0xFFFFFFFF, 1 << 31
+SYSTEM_CONTROL, SYSTICK_COUNT = 0xE000E000, 0xE000E018
+NRF_TIME = {
+    "microbit": 0x40008544,
+    "microbit-v2": 0x40008544,
+    "nano33ble": 0x40008544,
+    "nrf5340dk": 0x5000F544,
+}
 
 
 @dataclass(frozen=True)
@@ -98,7 +105,7 @@ CHIPS = {
 }
 
 
-def boot_chip(built: Firmware, registers: Mapping[int, int]) -> Boot:
+def boot_chip(built: Firmware, registers: Mapping[int, int], *, has_time: bool = True) -> Boot:
     """Reset the chip; after a boot ROM, where it has one that does more than to start the vectors."""
     chip, target = CHIPS[built.board], board(built.board)
     has_boot2 = built.start < target.region("flash").start
@@ -112,8 +119,12 @@ def boot_chip(built: Firmware, registers: Mapping[int, int]) -> Boot:
         pc=reset & ~1,
         sp=stack,
         registers={**chip.healthy, **registers},
-        peripherals=[(block, 0x1000 if built.board in NRF else 0x4000) for block in chip.blocks],
+        peripherals=[
+            *((block, 0x1000 if built.board in NRF else 0x4000) for block in chip.blocks),
+            (SYSTEM_CONTROL, 0x1000),
+        ],
         uart=chip.uart,
         chunks=[(stack, built.bin[:256])] if has_boot2 else [],
+        counting=[NRF_TIME.get(built.board, SYSTICK_COUNT)] if has_time else [],
         max_instructions=60_000_000,
     )

@@ -11,7 +11,7 @@ from firmware_export.emulators.emulator import Boot, boot
 OK = "edgeqrl robot self-test OK\r\n"
 SLOWLY = "edgeqrl robot clock fault, running slowly\r\n"
 PAGE = 0x1000
-NVIC_ENABLE = 0xE000E100
+SYSTEM_CONTROL, SYSTICK_COUNT = 0xE000E000, 0xE000E018
 
 
 def boot_chip(
@@ -21,14 +21,15 @@ def boot_chip(
     *,
     uart: int,
     blocks: Sequence[int],
-    counting: Sequence[int] = (),
+    counting: Sequence[int] = (SYSTICK_COUNT,),
     entry: int | None = None,
 ) -> Boot:
     """Start as the core does after a reset, or at `entry`; `uart` is the register that takes what is sent."""
     elf = read_elf(built.elf)
-    at = elf.address("eqrl_vectors") - built.start if target.port == "cortex_m" else 0
+    is_arm = target.port == "cortex_m"
+    at = elf.address("eqrl_vectors") - built.start if is_arm else 0
     stack, reset = struct.unpack_from("<II", built.bin, at)
-    if target.port != "cortex_m":
+    if not is_arm:
         reset = elf.entry
     loaded = [(s.address, s.content) for s in elf.segments if s.content and target.code_region]
     return boot(
@@ -38,7 +39,7 @@ def boot_chip(
         pc=(reset if entry is None else entry) & ~1,
         sp=stack & ~3,
         registers=registers,
-        peripherals=[(block, PAGE) for block in blocks],
+        peripherals=[(block, PAGE) for block in (*blocks, *([SYSTEM_CONTROL] if is_arm else []))],
         uart=uart,
         chunks=loaded,
         has_aliases=False,

@@ -14,7 +14,7 @@ from firmware_export.elf import read_elf
 from firmware_export.emulators.emulator import Boot, boot
 from firmware_export.emulators.qemu import boot_in_qemu, qemu_command
 from firmware_export.uf2 import boot2_crc32
-from tests.chips import CHIPS, boot_chip
+from tests.chips import CHIPS, SYSTEM_CONTROL, SYSTICK_COUNT, boot_chip
 from tests.device_host import HELLO, RESET, SELFTEST, STEP, frame, replies
 from tests.firmware import (
     QEMU_BOARDS,
@@ -22,6 +22,7 @@ from tests.firmware import (
     cross_compiler,
     firmware,
     gcc_of,
+    one_by_default,
     require_qemu,
     require_tool,
     sources,
@@ -41,6 +42,7 @@ HEALTHY = {
     UART_FLAGS: 0,
 }
 SSI = 0x18000000
+CORE = (SYSTEM_CONTROL, 0x1000)
 GCC = pytest.param("arm-none-eabi-gcc", marks=pytest.mark.slow)
 
 RP2040JS = Path(__file__).parent.parent / "build" / "node_modules" / "rp2040js"
@@ -59,7 +61,8 @@ def boot_pico(built: Firmware, registers: Mapping[int, int] = HEALTHY) -> Boot:
         pc=0x20041F00,
         sp=0x20041F00,
         registers=registers,
-        peripherals=[(block, BLOCK) for block in blocks] + [(SSI, 0x1000)],
+        peripherals=[(block, BLOCK) for block in blocks] + [(SSI, 0x1000), CORE],
+        counting=[SYSTICK_COUNT],
         uart=UART,
         chunks=[(0x20041F00, boot2)],
         max_instructions=60_000_000,
@@ -76,7 +79,13 @@ def boot_mps2(built: Firmware) -> Boot:
         pc=reset & ~1,
         sp=stack,
         registers={},
-        peripherals=[(uart, 0x1000), (0x40008000, 0x1000), (0x4001F000, 0x1000)],  # watchdog, reset reasons
+        peripherals=[
+            (uart, 0x1000),
+            (0x40008000, 0x1000),
+            (0x4001F000, 0x1000),
+            CORE,
+        ],  # watchdog, reset reasons
+        counting=[SYSTICK_COUNT],
         uart=uart,
     )
 
@@ -103,7 +112,7 @@ def test_pico_boots_from_boot2_to_the_self_test(compiler: str) -> None:
 
 
 @pytest.mark.parametrize("compiler", ["zig", GCC])
-@pytest.mark.parametrize("name", CHIPS)
+@pytest.mark.parametrize("name", one_by_default(CHIPS, ("rpi-pico2", "microbit", "nrf5340dk")))
 def test_chip_boots_to_the_self_test(name: str, compiler: str) -> None:
     built = firmware(name, compiler)
     run = boot_chip(built, {})
@@ -116,7 +125,12 @@ def test_chip_boots_to_the_self_test(name: str, compiler: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "clock"), [("rpi-pico2", "crystal"), ("rpi-pico2", "pll"), ("nrf5340dk", "divider")]
+    ("name", "clock"),
+    [
+        pytest.param("rpi-pico2", "crystal", marks=pytest.mark.slow),
+        ("rpi-pico2", "pll"),
+        ("nrf5340dk", "divider"),
+    ],
 )
 def test_chip_says_that_it_runs_slowly(name: str, clock: str) -> None:
     run = boot_chip(firmware(name), CHIPS[name].dead[clock][0])
@@ -181,7 +195,8 @@ def test_stm32_sends_at_its_baud_where_the_crystal_does_not_start_again() -> Non
         pc=reset & ~1,
         sp=stack,
         registers={dividers: (5 << 10) | (4 << 13), uart: 1 << 7},
-        peripherals=[*((block, 0x400) for block in blocks), (0xE0042000, 0x1000)],  # DBGMCU
+        peripherals=[*((block, 0x400) for block in blocks), (0xE0042000, 0x1000), CORE],  # DBGMCU
+        counting=[SYSTICK_COUNT],
         uart=uart + 4,
     )
     assert run.text == SLOWLY + OK

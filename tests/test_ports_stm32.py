@@ -50,7 +50,7 @@ PLL_8_MHZ, PLL_25_MHZ = (m | (336 << 6) | (1 << 22) | (7 << 24) for m in (8, 25)
 def f4(crystal: int, divisor: int, **others: int) -> Chip:
     written = {int(place, 16): value for place, value in others.items()}
     return Chip(
-        F4, 4, 0, 8, 0x40003000, 0x40023874, F4_PAGES, (0x40023804, crystal), divisor, 139, 368, other=written
+        F4, 4, 0, 8, 0x40003000, 0x40023874, F4_PAGES, (0x40023804, crystal), divisor, 139, 46, other=written
     )
 
 
@@ -58,7 +58,7 @@ CHIPS = {
     "stm32vldiscovery": Chip(
         F1, 4, 0, 8, 0x40003000, 0x40021024,
         (0x40003000, 0x40010000, 0x40013000, 0x40021000, DEBUG_PAGE),
-        (0x40021004, (1 << 16) | (1 << 18)), 208, 69, 469,
+        (0x40021004, (1 << 16) | (1 << 18)), 208, 69, 59,
         other={0x40010804: 0x890, 0x40010810: 1 << 10, 0x40021018: 0x4005},
     ),
     "netduinoplus2": f4(PLL_25_MHZ, 729, **{"0x40020024": 0x770, "0x40020000": 10 << 18}),
@@ -67,7 +67,7 @@ CHIPS = {
     "nucleo-h743zi": Chip(
         H7, 0x28, 0x1C, 0x0C, 0x58004800, 0x580244D0,
         (0x40004000, 0x52002000, 0x58004000, 0x58020000, 0x58024000, 0x5C001000),
-        (0x58024430, 124 | (1 << 9) | (1 << 16) | (1 << 24)), 556, 556, 263, watchdog_flag=1 << 26,
+        (0x58024430, 124 | (1 << 9) | (1 << 16) | (1 << 24)), 556, 556, 33, watchdog_flag=1 << 26,
         other={0x58024428: 10 << 4, 0x5802480C: 0x42, 0x58024818: 3 << 14, 0x58024454: 3, 0x58020C24: 0x77},
     ),
 }  # fmt: skip

@@ -14,8 +14,8 @@ from tests.ports import OK, SLOWLY, boot_chip, rests
 
 UART_STAT, UART_DATA = 0x40198014, 0x4019801C
 CDHIPR, PLL_ARM, DCDC, WDOG_WCR = 0x400FC048, 0x400D8000, 0x40080000, 0x400B8000
-CBCDR, CBCMR = 0x400FC014, 0x400FC018
-HEALTHY = {CDHIPR: 0, PLL_ARM: 1 << 31, DCDC: 1 << 31, UART_STAT: 1 << 23, 0x400BC000: 0x2980}
+CBCDR, CBCMR, CLPCR = 0x400FC014, 0x400FC018, 0x400FC054
+HEALTHY = {CDHIPR: 0, PLL_ARM: 1 << 31, DCDC: 1 << 31, UART_STAT: 1 << 23, 0x400BC000: 0x2980, CLPCR: 0x79}
 BLOCKS = (0x40080000, 0x400B8000, 0x400BC000, 0x400D8000, 0x400FC000, 0x40198000, 0x401F8000)
 COMPILERS = ["zig", pytest.param("arm-none-eabi-gcc", marks=pytest.mark.slow)]
 
@@ -63,12 +63,13 @@ def test_boots_at_600_mhz_and_starts_its_watchdog(compiler: str) -> None:
     assert writes[PLL_ARM] == (1 << 13) | 100
     assert writes[0x4008000C] & 31 == 18  # 1.25 V
     assert writes[0x400FC010] == 1
+    assert writes[CLPCR] == 0x78  # a WFI does not stop SysTick
     assert writes[CBCDR] & ((1 << 25) | (7 << 10) | (3 << 8)) == 3 << 8  # the PLL; IPG a quarter
     assert writes[0x40198010] == (15 << 24) | 13  # 24 MHz / 16 / 13 = 115385
-    # the third watchdog, unlocked and stopped; the power-down counter, stopped; ours, 2 s
+    # the third watchdog, unlocked and stopped; the power-down counter, stopped; ours, 0.5 to 1 s
     assert found.writes.index((0x400BC004, 0xD928C520)) < found.writes.index((0x400BC000, 0x2920))
     assert writes[WDOG_WCR + 8] == 0
-    assert writes[WDOG_WCR] == (4 << 8) | (3 << 4) | 6
+    assert writes[WDOG_WCR] == (1 << 8) | (3 << 4) | 6
     assert [value for place, value in found.writes if place == WDOG_WCR + 2][-2:] == [0x5555, 0xAAAA]
 
 

@@ -23,6 +23,7 @@ _FRAME = struct.Struct("<II")
 _PAGE = 4096
 _RETURN_ADDRESS = 0x0F00_0000  # in the code region, so executable, and no board has memory there
 _SYSTEM_CONTROL = 0xE000_E000
+_SYSTICK_RELOAD, _SYSTICK_COUNT = 0xE000_E014, 0xE000_E018
 _PAINT = 0xA5
 _SET, _CLEAR = 0x2000, 0x3000  # RP2040: aliases of a register block
 
@@ -239,6 +240,8 @@ class Worker:
         options = {key: header[key] for key in ("has_aliases", "counting")}
         peripherals = Peripherals(header["registers"], header["uart"], **options)
         for start, size in header["peripherals"]:
+            if start == _SYSTEM_CONTROL:  # is memory until it is asked for
+                machine.uc.mem_unmap(start, size)
             machine.uc.mmio_map(start, size, peripherals.read, start, peripherals.write, start)
         abi = machine.abi
         machine.uc.reg_write(abi.sp, header["sp"])
@@ -268,7 +271,10 @@ class Peripherals:
         """Answer a read of a register."""
         address = base + offset
         if address in self._counting:
-            self._values[address] = self._values.get(address, 0) + 1
+            count = self._values.get(address, 0)
+            reload = self._values.get(_SYSTICK_RELOAD, 0)
+            is_down = address == _SYSTICK_COUNT
+            self._values[address] = (count or reload + 1) - 1 if is_down else count + 1
         return self._fixed.get(address, self._values.get(address, 0))
 
     def write(self, _uc: object, offset: int, _size: int, value: int, base: int) -> None:
@@ -278,7 +284,7 @@ class Peripherals:
             self.sent.append(value & 0xFF)
             return
         self.writes.append([address, value])
-        alias = address & 0x3000 if self._has_aliases else 0
+        alias = address & 0x3000 if self._has_aliases and address < _SYSTEM_CONTROL else 0
         plain = address & ~0x3000 if alias in (_SET, _CLEAR) else address
         old = self._values.get(plain, 0)
         self._values[plain] = old | value if alias == _SET else old & ~value if alias == _CLEAR else value

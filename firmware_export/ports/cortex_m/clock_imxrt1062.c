@@ -28,6 +28,8 @@ typedef char eqrl_clock_is_the_boards[EQRL_CLOCK_HZ == PLL_HZ && EQRL_CRYSTAL_HZ
 #define CCM_CDHIPR_PERIPH (1u << 5)
 #define CCM_CDHIPR_ARM (1u << 16)
 #define CCM_CDHIPR_AHB (1u << 1)
+#define CCM_CLPCR 0x400FC054u
+#define CCM_CLPCR_MODE_MASK 3u /* 0: run. Out of reset, WAIT: a WFI would stop the clock of the core and of SysTick */
 #define CCM_CCGR6 0x400FC080u
 #define CCM_CCGR6_DCDC (3u << 6)
 #define PLL_ARM 0x400D8000u
@@ -88,6 +90,7 @@ static int start_pll(void)
 uint32_t eqrl_port_clock_init(void)
 {
     stop_rtwdog();
+    EQRL_REGISTER(CCM_CLPCR) &= ~CCM_CLPCR_MODE_MASK;
     eqrl_m7_caches_on(FLASH);
     const int on_crystal = select_crystal();
     EQRL_REGISTER(CCM_CBCDR) = (EQRL_REGISTER(CCM_CBCDR) & ~CCM_CBCDR_AHB_DIVIDER) | CCM_CBCDR_IPG_4;

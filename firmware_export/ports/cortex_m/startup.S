@@ -69,7 +69,14 @@ Reset_Handler:
 #endif
     ldr     r0, =__stack_top
     msr     msp, r0
+#if __ARM_ARCH >= 8
+    ldr     r0, =__free_start       /* a stack that grows into the data is a fault */
+    msr     msplim, r0
+#endif
     ldr     r0, =0xE000E010         /* SysTick: off */
+    str     r1, [r0]
+    ldr     r0, =0xE000ED04         /* ICSR: neither SysTick nor PendSV waits */
+    ldr     r1, =0x0A000000
     str     r1, [r0]
     ldr     r0, =0xE000E180         /* NVIC_ICER, and 0x100 behind it NVIC_ICPR */
     movs    r2, #1
@@ -202,6 +209,8 @@ eqrl_port_stack_free_bytes:
     .thumb_func
 eqrl_default_handler:
     mrs     r0, ipsr                /* number of the exception */
+    ldr     r1, =__stack_top        /* the stack may be the fault, and nothing goes back to where it was */
+    msr     msp, r1
     ldr     r1, =eqrl_port_fault
     bx      r1
     .ltorg

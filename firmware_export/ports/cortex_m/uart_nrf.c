@@ -49,11 +49,11 @@ void eqrl_port_uart_init(uint32_t clock_hz)
     EQRL_REGISTER(UART_STARTRX) = 1u;
 }
 
-void eqrl_port_uart_put(uint8_t byte)
+int eqrl_port_uart_put(uint8_t byte)
 {
     EQRL_REGISTER(UART_TXDRDY) = 0u;
     EQRL_REGISTER(UART_TXD) = byte;
-    (void)eqrl_port_wait(UART_TXDRDY, 1u, 1u); /* sent: TXD has room for one more again */
+    return eqrl_port_wait(UART_TXDRDY, 1u, 1u); /* sent: TXD has room for one more again */
 }
 
 void eqrl_port_uart_interrupt(void)

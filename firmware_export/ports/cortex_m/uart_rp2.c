@@ -60,11 +60,13 @@ void eqrl_port_uart_init(uint32_t clock_hz)
     cortex_m_enable_interrupt(EQRL_UART_IRQ);
 }
 
-void eqrl_port_uart_put(uint8_t byte)
+int eqrl_port_uart_put(uint8_t byte)
 {
-    if (eqrl_port_wait(UARTFR, FR_TX_FULL, 0u)) {
-        EQRL_REGISTER(UARTDR) = byte;
+    if (!eqrl_port_wait(UARTFR, FR_TX_FULL, 0u)) {
+        return 0;
     }
+    EQRL_REGISTER(UARTDR) = byte;
+    return 1;
 }
 
 void eqrl_port_uart_interrupt(void)

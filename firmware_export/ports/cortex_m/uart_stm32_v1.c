@@ -28,11 +28,13 @@ void eqrl_port_uart_init(uint32_t clock_hz)
     cortex_m_enable_interrupt(EQRL_UART_IRQ);
 }
 
-void eqrl_port_uart_put(uint8_t byte)
+int eqrl_port_uart_put(uint8_t byte)
 {
-    if (eqrl_port_wait(USART_SR, SR_TX_EMPTY, SR_TX_EMPTY)) {
-        EQRL_REGISTER(USART_DR) = byte;
+    if (!eqrl_port_wait(USART_SR, SR_TX_EMPTY, SR_TX_EMPTY)) {
+        return 0;
     }
+    EQRL_REGISTER(USART_DR) = byte;
+    return 1;
 }
 
 void eqrl_port_uart_interrupt(void)

@@ -61,12 +61,12 @@ void eqrl_port_uart_init(uint32_t clock_hz)
     EQRL_REGISTER(UARTE_STARTRX) = 1u;
 }
 
-void eqrl_port_uart_put(uint8_t byte)
+int eqrl_port_uart_put(uint8_t byte)
 {
     sent = byte;
     EQRL_REGISTER(UARTE_ENDTX) = 0u;
     EQRL_REGISTER(UARTE_STARTTX) = 1u;
-    (void)eqrl_port_wait(UARTE_ENDTX, 1u, 1u);
+    return eqrl_port_wait(UARTE_ENDTX, 1u, 1u);
 }
 
 void eqrl_port_uart_interrupt(void)

@@ -8,6 +8,7 @@
 #define CTRL_PAUSE_FOR_DEBUG (7u << 24)
 #define CTRL_ENABLE (1u << 30)
 #define REASON_TIMER 1u
+#define OURS 0x4C525145u /* the boot ROM restarts by the watchdog, too, after a UF2 copy: with another word */
 #define LOAD_MOST 0x00FFFFFFu
 #define XOSC_MHZ (RP2_XOSC_HZ / 1000000u)
 #define ROSC_MHZ (RP2_ROSC_HZ / 1000000u + 1u) /* rather too long */
@@ -19,7 +20,7 @@
 #define COUNTS_A_MICROSECOND 1u
 #endif
 
-static uint32_t load;
+static uint32_t load = LOAD_MOST; /* a kick before the start is for a watchdog that runs since before */
 
 void eqrl_port_watchdog_start(uint32_t timeout_ms)
 {
@@ -38,7 +39,7 @@ void eqrl_port_watchdog_start(uint32_t timeout_ms)
     }
     EQRL_REGISTER(WATCHDOG_CTRL + RP2_CLEAR) = CTRL_ENABLE;
     EQRL_REGISTER(PSM_WDSEL) = PSM_ALL_BUT_OSCILLATORS; /* what its reset resets */
-    EQRL_REGISTER(WATCHDOG_SCRATCH4) = 0u;              /* no address for the boot ROM to jump to */
+    EQRL_REGISTER(WATCHDOG_SCRATCH4) = OURS;            /* no address for the boot ROM to jump to */
     EQRL_REGISTER(WATCHDOG_LOAD) = load;
     EQRL_REGISTER(WATCHDOG_CTRL + RP2_SET) = CTRL_ENABLE | CTRL_PAUSE_FOR_DEBUG;
 }
@@ -50,5 +51,6 @@ void eqrl_port_watchdog_kick(void)
 
 int eqrl_port_watchdog_was_reset(void)
 {
-    return (EQRL_REGISTER(WATCHDOG_REASON) & REASON_TIMER) != 0u;
+    const uint32_t by_timer = EQRL_REGISTER(WATCHDOG_REASON) & REASON_TIMER;
+    return by_timer != 0u && EQRL_REGISTER(WATCHDOG_SCRATCH4) == OURS;
 }

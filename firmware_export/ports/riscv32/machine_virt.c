@@ -49,9 +49,15 @@ void eqrl_virt_enable_interrupt(uint32_t irq)
 
 uint32_t eqrl_port_timer_init(uint32_t clock_hz)
 {
-    set_alarm();
-    enable(MACHINE_TIMER);
-    return clock_hz;
+    const uint32_t first = eqrl_port_ticks();
+    for (uint32_t turn = 0u; turn < EQRL_WAIT_TURNS; turn++) {
+        if (eqrl_port_ticks() != first) {
+            set_alarm();
+            enable(MACHINE_TIMER);
+            return clock_hz;
+        }
+    }
+    return 0u;
 }
 
 uint32_t eqrl_port_ticks(void)

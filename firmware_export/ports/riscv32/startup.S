@@ -59,6 +59,10 @@ eqrl_trap_table:
     .global eqrl_default_handler
     .type eqrl_default_handler, %function
 eqrl_default_handler:
+    csrw    mscratch, t0
+    csrr    t0, mcause
+    bgez    t0, 1f                  /* an exception; else an interrupt */
+    csrr    t0, mscratch
     addi    sp, sp, -64             /* what a called function may change */
     sw      ra, 0(sp)
     sw      t0, 4(sp)
@@ -77,7 +81,6 @@ eqrl_default_handler:
     sw      a6, 56(sp)
     sw      a7, 60(sp)
     csrr    a0, mcause
-    bgez    a0, 1f
     call    eqrl_port_trap
     lw      ra, 0(sp)
     lw      t0, 4(sp)
@@ -97,7 +100,9 @@ eqrl_default_handler:
     lw      a7, 60(sp)
     addi    sp, sp, 64
     mret
-1:  la      t0, eqrl_port_fault     /* an exception: number in a0, never returns */
+1:  la      sp, __stack_top         /* it may be the fault, and nothing goes back to where it was */
+    mv      a0, t0
+    la      t0, eqrl_port_fault
     jr      t0
     .size eqrl_default_handler, . - eqrl_default_handler
 

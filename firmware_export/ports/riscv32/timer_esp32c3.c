@@ -69,7 +69,7 @@ uint32_t eqrl_port_timer_init(uint32_t clock_hz)
 
 uint32_t eqrl_port_ticks(void)
 {
-    uint32_t ticks = 0u;
+    static uint32_t ticks; /* where it cannot be read the last one stays */
     (void)read_count(&ticks);
     return ticks;
 }

@@ -60,11 +60,13 @@ void eqrl_port_uart_init(uint32_t clock_hz)
     esp32c3_route(EQRL_UART_IRQ, ESP32C3_LINE_UART);
 }
 
-void eqrl_port_uart_put(uint8_t byte)
+int eqrl_port_uart_put(uint8_t byte)
 {
-    if (eqrl_port_wait(UART_STATUS, STATUS_TX_64, 0u)) {
-        EQRL_REGISTER(UART_FIFO) = byte;
+    if (!eqrl_port_wait(UART_STATUS, STATUS_TX_64, 0u)) {
+        return 0;
     }
+    EQRL_REGISTER(UART_FIFO) = byte;
+    return 1;
 }
 
 void eqrl_port_uart_interrupt(void)

@@ -38,7 +38,7 @@ void eqrl_port_uart_init(uint32_t clock_hz)
     eqrl_virt_enable_interrupt(EQRL_UART_IRQ);
 }
 
-void eqrl_port_uart_put(uint8_t byte)
+int eqrl_port_uart_put(uint8_t byte)
 {
 #ifdef __clang__
 #pragma clang loop unroll(disable)
@@ -46,9 +46,10 @@ void eqrl_port_uart_put(uint8_t byte)
     for (uint32_t turn = 0u; turn < EQRL_WAIT_TURNS; turn++) {
         if ((BYTE_REGISTER(LSR) & LSR_THR_EMPTY) != 0u) {
             BYTE_REGISTER(DATA) = byte;
-            return;
+            return 1;
         }
     }
+    return 0;
 }
 
 void eqrl_port_uart_interrupt(void)
