@@ -1,35 +1,25 @@
 """What commands show of boards that get no firmware: those that run Linux, and those of a vendor's SDK."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgeqrl.bundle import Bundle
     from edgeqrl.deployment import DeployResult
-    from edgeqrl.stages import Progress, Settings
     from firmware_export.board import Board
+    from firmware_export.linux.package import LinuxPackage
 
 Report = Mapping[str, Any]
 
 
-def build_other(
-    bundle: "Bundle", board: "Board", settings: "Settings", progress: "Progress"
-) -> tuple[Report, str] | None:
-    """Build for such a board; return facts and the same in words. None: the board gets firmware."""
-    from edgeqrl.stages.linux import add_linux_package
-    from edgeqrl.stages.target import add_library
-
-    if board.kind == "mcu":
-        return None
-    if board.kind == "library":
-        how = add_library(bundle, board, settings)
-        return {"board": board.name, "how": how}, f"{bundle}/src is what {board.title} gets. {how}"
-    package = add_linux_package(bundle, board, settings, progress=progress)
-    facts: dict[str, Any] = {"board": board.name, "compiler": package.compiler}
-    facts |= {"files": len(package.files), "bytes": package.num_bytes}
-    return facts, (
-        f"{bundle}/raspberry for {board.name} by {package.compiler}: {len(package.files)} files, "
-        f"{package.num_bytes:,} B.\n"
+def built_text(bundle: Path, board: "Board", built: "LinuxPackage | str") -> tuple[Report, str]:
+    """Return facts of what was built for such a board, and the same in words."""
+    if isinstance(built, str):
+        return {"board": board.name, "how": built}, f"{bundle}/src is what {board.title} gets. {built}"
+    facts = {"board": board.name, "compiler": built.compiler}
+    return facts | {"files": len(built.files), "bytes": built.num_bytes}, (
+        f"{bundle}/raspberry for {board.name} by {built.compiler}: {len(built.files)} files, "
+        f"{built.num_bytes:,} B.\n"
         f"Next: edgeqrl emulate {bundle}; edgeqrl flash {bundle} --host USER@HOST"
     )
 

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from edgeqrl.backends.host_c import HostCPolicy
 from edgeqrl.bundle import Bundle
 from edgeqrl.environments import MakeEnv
+from edgeqrl.errors import UsageError
 from edgeqrl.network.integer_policy import IntegerPolicy
 from edgeqrl.stages.artefacts import drop_firmware, read_firmware, read_report, read_sources, write_report
 from edgeqrl.stages.contract import apply_contract
@@ -19,6 +20,8 @@ from edgeqrl.stages.settings import Progress, Settings, silent
 
 if TYPE_CHECKING:
     from firmware_export.board import Board
+    from firmware_export.build import Firmware
+    from firmware_export.linux.package import LinuxPackage
 
 
 def add_target(
@@ -36,13 +39,9 @@ def add_target(
 
     For Linux that needs QEMU, which is no Python package: without it the report has no section `emulation`.
     """
+    build_target(bundle, board, settings, progress=progress)
     if board.kind == "library":
-        add_library(bundle, board, settings)
         return
-    if board.kind == "linux":
-        add_linux_package(bundle, board, settings, progress=progress)
-    else:
-        add_firmware(bundle, board, settings, progress=progress)
     if board.kind == "linux" and not can_emulate_linux():
         return
     add_target_emulation(
@@ -55,6 +54,17 @@ def add_target(
         observations=observations,
         progress=progress,
     )
+
+
+def build_target(
+    bundle: Bundle, board: "Board", settings: Settings, *, progress: Progress = silent
+) -> "Firmware | LinuxPackage | str":
+    """Build for the board what it gets; of a vendor's SDK, return how that builds the sources."""
+    if board.kind == "library":
+        return add_library(bundle, board, settings)
+    if board.kind == "linux":
+        return add_linux_package(bundle, board, settings, progress=progress)
+    return add_firmware(bundle, board, settings, progress=progress)
 
 
 def add_target_emulation(
@@ -71,10 +81,24 @@ def add_library(bundle: Bundle, board: "Board", settings: Settings) -> str:
     apply_contract(bundle, settings)
     require_bundle_fits(bundle, board)
     drop_firmware(bundle)
+    how = _sdk_sentence(bundle, board)
+    bundle.facts["board"] = board.name
+    write_report(bundle, read_report(bundle) | {"library": {"board": board.name, "how": how}})
+    return how
+
+
+def require_built_here(bundle: Bundle, board: "Board") -> None:
+    """Raise UsageError for a board whose firmware its vendor's SDK builds: there is none to run or flash."""
+    if board.kind == "library":
+        raise UsageError(
+            f"{board.title} gets sources and no firmware of ours: there is nothing to flash or to emulate. "
+            f"{_sdk_sentence(bundle, board)}"
+        )
+
+
+def _sdk_sentence(bundle: Bundle, board: "Board") -> str:
     name = bundle.fact("name")
-    how = (
+    return (
         f"Copy src/ to components/{name} of an ESP-IDF project, take examples/esp_idf.c and examples/{name}/ "
         f"from it into main/, and run `idf.py set-target {board.name} build flash`."
     )
-    write_report(bundle, read_report(bundle) | {"library": {"board": board.name, "how": how}})
-    return how

@@ -23,8 +23,12 @@ _SSH_FAILED = 255  # ssh's own exit code: no connection
 Progress = Callable[[str], None]
 
 # Arguments, all checked words: 1 name, 2 release, 3 the release that was current. For sh of any Debian.
-_CURRENT = """cd "$HOME/edgeqrl/$1" 2>/dev/null || exit 0
-if test -L current && test -d current/; then basename "$(readlink current)"; fi
+_STATE = """unit="edgeqrl-$1.service"; enabled=0; active=0; release=
+if systemctl --user is-enabled --quiet "$unit" >/dev/null 2>&1; then enabled=1; fi
+if systemctl --user is-active --quiet "$unit" >/dev/null 2>&1; then active=1; fi
+if cd "$HOME/edgeqrl/$1" 2>/dev/null && test -L current && test -d current/
+then release="$(basename "$(readlink current)")"; fi
+echo "$enabled $active $release"
 """
 _UPLOAD = """set -eu
 cd "$HOME"; root="edgeqrl/$1"; new="$root/releases/$2"
@@ -44,10 +48,10 @@ if test -n "${3:-}"; then ln -sfn "releases/$3" current.new; mv -T current.new c
 else rm -f current; fi
 """
 _REMOVE = """set -eu
-rm -rf "$HOME/edgeqrl/$1/releases/$2"
+new="$HOME/edgeqrl/$1/releases/$2"; rm -rf "$new" "$new.part"
 """
 _PRUNE = """set -eu
-cd "$HOME/edgeqrl/$1/releases"
+cd "$HOME/edgeqrl/$1/releases"; rm -rf ./*.part
 ls -1t | grep -vx "$2" | tail -n +%d | while read -r old; do rm -rf "./$old"; done
 """
 _SERVICE = """set -eu
@@ -56,10 +60,29 @@ mkdir -p "$place"; cp "$HOME/edgeqrl/$1/current/$unit" "$place/$unit"
 systemctl --user daemon-reload; systemctl --user enable --quiet "$unit"; systemctl --user restart "$unit"
 for turn in 1 2 3; do sleep 1; systemctl --user is-active --quiet "$unit"; done
 """
-_STOP = """systemctl --user disable --quiet --now "edgeqrl-$1.service"
+# The service was not enabled before: it is gone again.
+_STOP = """unit="edgeqrl-$1.service"; failed=0
+if command -v systemctl >/dev/null; then
+systemctl --user stop "$unit" || failed=$?; systemctl --user disable --quiet "$unit" || failed=$?; fi
+rm -f "$HOME/.config/systemd/user/$unit"
+if command -v systemctl >/dev/null; then systemctl --user daemon-reload || failed=$?; fi
+exit "$failed"
 """
-_RESTART = """systemctl --user restart "edgeqrl-$1.service"
+# It was enabled before: the unit of the old release, in the state it was in ($2: restart or stop).
+_RESTORE = """set -eu
+unit="edgeqrl-$1.service"; place="$HOME/.config/systemd/user"
+if test -f "$HOME/edgeqrl/$1/current/$unit"; then cp "$HOME/edgeqrl/$1/current/$unit" "$place/$unit"; fi
+systemctl --user daemon-reload; systemctl --user "$2" "$unit"
 """
+
+
+@dataclass(frozen=True)
+class _State:
+    """What a host has before anything is changed."""
+
+    release: str | None
+    is_enabled: bool  # the service: it starts at boot
+    is_active: bool
 
 
 @dataclass(frozen=True)
@@ -86,35 +109,40 @@ def deploy(
     options  further words for ssh, such as ("-p", "2222")
     service  install and start the systemd unit of the user, too
 
-    Whatever fails after the copy, what was current before is current again, its service restarted, and the
-    new release is gone. Raises MissingToolError without ssh, DeviceError with what the board said.
+    Whatever fails from the copy on, what was current before is current again, and the new release is gone; a
+    service that was touched is as it was: restarted, stopped, or no longer installed. Raises MissingToolError
+    without ssh, DeviceError with what the board said and how it was left.
     """
     remote = _Remote(host, options)
     name, release = package.name, release_of(package)
     progress(f"asking {host} what runs there")
-    before = remote.run(_CURRENT, name, what="Asking what runs").strip() or None
+    before = _state_of(remote, name)
     found = None
-    if before == release:
+    if before.release == release:
         with suppress(DeviceError):  # damaged since: it is copied again
             found = _self_test(remote, name, release, progress)
-    if found is None:
-        progress(f"copying {package.num_bytes:,} bytes")
-        remote.run(_UPLOAD, name, release, payload=_tar(package), what="The copy")
+    undo: list[_Step] = [] if before.release == release else _steps_back(name, release, before)
+    is_proven = found is not None
     try:
-        found = found or _self_test(remote, name, release, progress)
+        if found is None:
+            progress(f"copying {package.num_bytes:,} bytes")
+            remote.run(_UPLOAD, name, release, payload=_tar(package), what="The copy")
+            found = _self_test(remote, name, release, progress)
+            is_proven = True
         remote.run(_SWITCH, name, release, what="Switching over")
         if service:
             progress("starting the service")
+            undo = _service_back(name, before, undo)
             remote.run(_SERVICE, name, what="Starting the service")
     except BaseException as error:
-        if before != release:
-            _roll_back(remote, name, release, before, service=service)
+        is_back = _roll_back(remote, undo)
         if isinstance(error, DeviceError):
-            left = f"Release {before} is current, as before." if before else "Nothing is current there."
+            is_damaged = before.release == release and not is_proven
+            left = _left(name, before, is_back=is_back, is_damaged=is_damaged)
             raise DeviceError(f"{error} {left}") from error
         raise
     remote.run(_PRUNE % _KEPT_RELEASES, name, release, what="Removing old releases")
-    return Deployment(host, release, before, found, service)
+    return Deployment(host, release, before.release, found, service)
 
 
 def deployment_plan(package: LinuxPackage, host: str, *, service: bool = False) -> str:
@@ -148,12 +176,13 @@ class _Remote:
         ssh = shutil.which("ssh")
         if ssh is None:
             raise MissingToolError("ssh is not installed; get it with `sudo apt install openssh-client`.")
-        self._host = require_host(host)
+        self.host = require_host(host)
         self._argv = [ssh, "-o", "BatchMode=yes", "-o", "ConnectTimeout=20", *options, "--", host]
 
     def run(self, script: str, *words: str, what: str, payload: bytes | None = None) -> str:
         """Run a script on the board with checked words as arguments; `payload` is its standard input."""
-        assert all(re.fullmatch(r"[A-Za-z0-9_]*", word) for word in words)
+        if not all(re.fullmatch(r"[A-Za-z0-9_]*", word) for word in words):
+            raise ValueError(f"not words for a remote shell: {words}")
         quoted = script.replace("'", "'\\''")
         command = " ".join(["sh", "-c", f"'{quoted}'", "edgeqrl", *(f"'{word}'" for word in words)])
         try:
@@ -165,17 +194,17 @@ class _Remote:
                 check=False,
             )
         except subprocess.TimeoutExpired as error:
-            raise DeviceError(f"{what} on {self._host} did not end within {_TIMEOUT_S:g} s.") from error
+            raise DeviceError(f"{what} on {self.host} did not end within {_TIMEOUT_S:g} s.") from error
         if done.returncode == 0:
             return done.stdout.decode("utf-8", "replace")
         said = (done.stderr or done.stdout).decode("utf-8", "replace").strip().splitlines()
         said = said or [f"exit code {done.returncode}"]  # above 128: ended by a signal
         if done.returncode == _SSH_FAILED:
             raise DeviceError(
-                f"Cannot reach {self._host} by ssh without a password ({said[-1]}). Set up a key: "
-                f"ssh-copy-id {self._host}."
+                f"Cannot reach {self.host} by ssh without a password ({said[-1]}). Set up a key: "
+                f"ssh-copy-id {self.host}."
             )
-        raise DeviceError(f"{what} failed on {self._host}: {said[-1]}.")
+        raise DeviceError(f"{what} failed on {self.host}: {said[-1]}.")
 
 
 def _self_test(remote: _Remote, name: str, release: str, progress: Progress) -> dict[str, Any]:
@@ -183,15 +212,55 @@ def _self_test(remote: _Remote, name: str, release: str, progress: Progress) -> 
     return _parsed(remote.run(_SELF_TEST, name, release, what="The self-test on the board"))
 
 
-def _roll_back(remote: _Remote, name: str, release: str, before: str | None, *, service: bool) -> None:
-    """Put back what was there; whatever fails now must not hide why."""
-    steps: list[tuple[str, tuple[str, ...]]] = [(_BACK, (name, release, before or ""))]
-    if service:
-        steps.append((_RESTART if before else _STOP, (name,)))
-    steps.append((_REMOVE, (name, release)))
+def _state_of(remote: _Remote, name: str) -> _State:
+    """Ask what is there; what the host answers is checked before any of it goes back to its shell."""
+    said = remote.run(_STATE, name, what="Asking what runs")
+    found = re.fullmatch(r"([01]) ([01]) ([0-9a-f]{12})?\n", said)
+    if found is None:
+        raise DeviceError(
+            f"Asked which release is current, {remote.host} said {said[:80]!r}: its shell must print nothing "
+            f"of its own at login, and edgeqrl/{name}/current must be a link that `edgeqrl flash` made. "
+            "Nothing was changed there."
+        )
+    return _State(found[3], found[1] == "1", found[2] == "1")
+
+
+_Step = tuple[str, tuple[str, ...]]  # a script and its words
+
+
+def _steps_back(name: str, release: str, before: _State) -> list[_Step]:
+    return [(_BACK, (name, release, before.release or "")), (_REMOVE, (name, release))]
+
+
+def _service_back(name: str, before: _State, undo: list[_Step]) -> list[_Step]:
+    """Return `undo` with the service, once the release before is current again and while the new is there."""
+    if before.is_enabled and before.release is not None:
+        step: _Step = (_RESTORE, (name, "restart" if before.is_active else "stop"))
+    else:
+        step = (_STOP, (name,))
+    return [*undo[:1], step, *undo[1:]]
+
+
+def _roll_back(remote: _Remote, steps: Sequence[_Step]) -> bool:
+    """Put back what was there; tell whether all of it worked. What fails now must not hide why."""
+    is_back = True
     for script, words in steps:
-        with suppress(DeviceError, KeyboardInterrupt):
+        try:
             remote.run(script, *words, what="Rolling back")
+        except (DeviceError, KeyboardInterrupt):
+            is_back = False
+    return is_back
+
+
+def _left(name: str, before: _State, *, is_back: bool, is_damaged: bool) -> str:
+    """Say how the host was left."""
+    if not is_back:
+        return f"Not all of it could be undone: look at edgeqrl/{name} there, and flash again."
+    if before.release is None:
+        return "Nothing is current there."
+    if is_damaged:
+        return f"Release {before.release} is current there and fails its self-test."
+    return f"Release {before.release} is current, as before."
 
 
 def _parsed(text: str) -> dict[str, Any]:
