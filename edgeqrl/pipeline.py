@@ -16,17 +16,16 @@ from edgeqrl.calibrate import read_recorded
 from edgeqrl.contract import ContractOptions, contract_facts, require_fail_safe
 from edgeqrl.data import data_folder
 from edgeqrl.environments import EnvironmentSpec, MakeEnv, spaces
-from edgeqrl.errors import DataError, MissingToolError, UsageError, require_name
+from edgeqrl.errors import DataError, UsageError, require_name
 from edgeqrl.files import sha256, staged_folder, to_json_bytes
 from edgeqrl.interfaces import Policy
 from edgeqrl.quantize.quantize import QuantizedPolicy
 from edgeqrl.quantize.tflite import Converter
+from edgeqrl.requirements import require_tools
 from edgeqrl.stages import Progress, Settings, silent
 from edgeqrl.stages.ledger import earlier_facts, judgements_of
 from edgeqrl.stages.validation import add_validation
 from firmware_export.board import Board, load_board
-from firmware_export.linux.package import linux_compiler
-from firmware_export.toolchain import find_compiler, host_compiler
 
 if TYPE_CHECKING:
     from edgeqrl.agents.agent import Agent
@@ -118,7 +117,7 @@ def convert(
     if contract is not None:
         settings = replace(settings, contract=contract)
     target = open_board(board) if isinstance(board, str | Path) else board
-    _require_tools(target, settings)
+    require_tools(target, settings.compiler)
     require_ours(Path(output))
     facts = contract_facts(source.make_env, settings.contract)
     if target is not None and target.kind != "library":
@@ -183,21 +182,6 @@ def begin(
         bundle, float_policy, settings, make_env=source.make_env, recorded=recorded, progress=progress
     )
     return agent, float_policy
-
-
-def _require_tools(board: Board | None, settings: Settings) -> None:
-    """Raise MissingToolError before minutes are spent, rather than after."""
-    host_compiler()
-    if board is not None and board.kind == "linux":
-        linux_compiler(settings.compiler)
-    elif board is not None and board.kind == "mcu":
-        find_compiler(settings.compiler)
-        for module in ("unicorn", "elftools"):
-            if find_spec(module) is None:
-                raise MissingToolError(
-                    f"Building for a board needs {module}, which is not installed; "
-                    "get it with `pip install 'edgeqrl[firmware]'`."
-                )
 
 
 def _load(source: Source, recorded: Any) -> tuple["Agent", dict[str, bytes]]:

@@ -10,6 +10,7 @@ FIND = ("volume", "serial", "probe", "dfu", "none")
 ERASES = ("sectors", "flash")
 VOLUME_COPY = "volume-copy"  # the one tool that is no program
 PLACEHOLDERS = ("image", "port", "probe", "address", "erase_offset", "erase_length")
+_COMPANIONS = {"st-flash": ("st-info",)}  # what comes with a tool, and is called for it
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
 _TOOL = re.compile(r"[a-z][a-z0-9_-]*")
 _USB_ID = re.compile(r"[0-9a-f]{4}:[0-9a-f]{4}")
@@ -114,6 +115,8 @@ def _problem(tool: FlashTool) -> str:
     """Say what is wrong with a table, or nothing."""
     commands = [*tool.commands, *(part.argv for part in (tool.listing, tool.identify) if part)]
     unknown = {name for argv in commands for word in argv for name in _PLACEHOLDER.findall(word)}
+    ours = (tool.tool, *_COMPANIONS.get(tool.tool, ()))
+    strange = [argv[0] for argv in commands if argv[0] not in ours]
     checks = (
         (not _TOOL.fullmatch(tool.tool), f"'tool' must match {_TOOL.pattern}"),
         (tool.image not in IMAGES, f"'image' must be one of {', '.join(IMAGES)}"),
@@ -124,6 +127,7 @@ def _problem(tool: FlashTool) -> str:
         (tool.listing is not None and tool.find not in ("probe", "dfu"), "only probes and DFU are listed"),
         (not all(map(_USB_ID.fullmatch, (*tool.usb, *tool.uart_usb))), "a USB id is like '0483:df11'"),
         (bool(unknown - set(PLACEHOLDERS)), f"unknown placeholder {{{min(unknown, default='')}}}"),
+        (bool(strange), f"a command must begin with {' or '.join(ours)}, not '{''.join(strange[:1])}'"),
         (tool.timeout_s <= 0, "'timeout_s' must be positive"),
     )
     return next((text for is_wrong, text in checks if is_wrong), "")

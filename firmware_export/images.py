@@ -13,18 +13,25 @@ from firmware_export.flashers.programs import program_path
 from firmware_export.flashers.ranges import require_writable
 from firmware_export.uf2 import RP2040, RP2350, boot2_crc32, require_image_definition, write_uf2
 
+NO_ESPTOOL = "An ESP image needs esptool; install it with `pip install 'edgeqrl[flash]'`."
 _ESPTOOL_S = 120
 
 
+def image_suffixes(board: Board) -> tuple[str, ...]:
+    """Return what is made for a board: ELF and flat binary always, and all that its flash tools take."""
+    wanted = {tool.image for tool in board.flash_tools} | ({"uf2"} if board.uf2 is not None else set())
+    return ("elf", "bin", *(suffix for suffix in ("hex", "uf2", "esp") if suffix in wanted))
+
+
 def firmware_images(firmware: Firmware, board: Board) -> dict[str, bytes]:
-    """Return suffix -> bytes of all that the board's flash tools take, and ELF and flat binary always.
+    """Return suffix -> bytes of the board's images.
 
     The same firmware gives the same bytes. Raises MissingToolError where a library or esptool is missing and
     DeviceError for an image that is not wholly in flash that may be written.
     """
     require_writable(firmware.start, firmware.start + len(firmware.bin), board)
     _require_boots(firmware, board)
-    wanted = {tool.image for tool in board.flash_tools}
+    wanted = image_suffixes(board)
     images = {"elf": firmware.elf, "bin": firmware.bin}
     if "hex" in wanted:
         images["hex"] = hex_image(firmware.bin, firmware.start)
@@ -100,7 +107,7 @@ def esp_chip(board: Board) -> str:
 def _esptool(arguments: list[str], folder: Path) -> str:
     program = program_path("esptool")
     if program is None:
-        raise MissingToolError("An ESP image needs esptool; install it with `pip install 'edgeqrl[flash]'`.")
+        raise MissingToolError(NO_ESPTOOL)
     try:
         result = subprocess.run(
             [program, *arguments],

@@ -101,8 +101,6 @@ RIGHT: dict[str, dict[str, list[Reply]]] = {
         "stm32loader": [Reply(["--write"], "Verification OK"), Reply([], STM.format("0x450"))],
     },
     "teensy41": {"teensy_loader_cli": []},
-    "esp32": {"esptool": [Reply(["chip-id"], ESP.format("ESP32-D0WD-V3")), Reply([], ESP_DONE)]},
-    "esp32s3": {"esptool": [Reply(["chip-id"], ESP.format("ESP32-S3")), Reply([], ESP_DONE)]},
     "esp32c3": {"esptool": [Reply(["chip-id"], ESP.format("ESP32-C3 (QFN32)")), Reply([], ESP_DONE)]},
 }
 for _name, _code in (
@@ -244,6 +242,11 @@ def test_tool_that_is_not_the_boards_is_refused(bench: Bench) -> None:
 def test_emulated_machine_is_not_flashed(bench: Bench) -> None:
     with pytest.raises(DeviceError, match="mps2-an386 is not flashed: it is an emulated machine"):
         bench.flash(BOARDS["mps2-an386"])
+
+
+def test_board_of_a_vendors_sdk_says_what_flashes_it(bench: Bench) -> None:
+    with pytest.raises(DeviceError, match=r"esp32 is not flashed: .*`idf\.py flash`"):
+        bench.flash(BOARDS["esp32"])
 
 
 # The wrong board, none, or several
@@ -435,6 +438,14 @@ def test_bad_table_is_refused(tmp_path: Path) -> None:
         ("(ESP32[-A-Z0-9]*)", "ESP32", "needs a group"),
         ('needs = "pip', 'need = "pip', "unknown key 'need'"),
         ('"303a:1001"', '"303A:1001"', "a USB id is like"),
+        ('argv = ["esptool", "--chip"', 'argv = ["sh", "--chip"', "must begin with esptool, not 'sh'"),
+        ('argv = ["esptool", "--chip"', 'argv = ["/tmp/esptool", "--chip"', "not '/tmp/esptool'"),
+        ('argv = ["esptool", "--port"', 'argv = ["./esptool", "--port"', "must begin with esptool, not './"),
+        (
+            'argv = ["esptool", "--port"',
+            'argv = ["{port}", "--port"',
+            "must begin with esptool, not '{port}'",
+        ),
     ):
         assert old in good, old
         path = tmp_path / "bad.toml"

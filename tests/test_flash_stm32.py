@@ -17,7 +17,11 @@ from tests.flash_fakes import some_firmware, written_images
 BOARD = load_board("netduinoplus2", data_folder("boards"))
 START = 0x08000000
 SECTORS = [high - low for low, high in sectors(BOARD)]
-OTHERS = [("nucleo-h743zi", 0x450, 131_073, [0, 1]), ("stm32vldiscovery", 0x420, 2_500, [0, 1, 2])]
+OTHERS = [
+    ("nucleo-h743zi", 0x450, 131_073, [0, 1]),
+    ("stm32f4discovery", 0x413, 5_000, [0]),
+    ("stm32vldiscovery", 0x420, 2_500, [0, 1, 2]),
+]
 
 
 @pytest.fixture
@@ -58,7 +62,7 @@ def test_loader_erases_what_it_needs_writes_verifies_and_starts(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "chip_id", "size", "erased"), OTHERS)
-def test_loader_writes_other_families(
+def test_loader_writes_other_boards(
     folder: Path, name: str, chip_id: int, size: int, erased: list[int]
 ) -> None:
     board = load_board(name, data_folder("boards"))

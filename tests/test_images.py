@@ -9,9 +9,9 @@ from edgeqrl.errors import BoardFitError, DataError, DeviceError, MissingToolErr
 from firmware_export.board import board_names, load_board
 from firmware_export.build import Firmware
 from firmware_export.elf import read_elf
-from firmware_export.images import firmware_images, hex_image, read_hex, require_loads
+from firmware_export.images import firmware_images, hex_image, image_suffixes, read_hex, require_loads
 from firmware_export.uf2 import RP2040, RP2350, read_uf2, require_image_definition
-from tests.firmware import board, firmware
+from tests.firmware import board, firmware, one_by_default
 from tests.flash_fakes import some_firmware
 
 FLASHED = [
@@ -19,14 +19,16 @@ FLASHED = [
     for name in board_names(data_folder("boards"))
     if (found := load_board(name, data_folder("boards"))).kind == "mcu" and found.flash_tools
 ]
+KINDS = {image_suffixes(board(name)): name for name in FLASHED}
 DEFINITION = bytes.fromhex("d3deffff42012110ff0100000000000079 3512ab".replace(" ", ""))
 
 
-@pytest.mark.parametrize("name", FLASHED)
+@pytest.mark.parametrize("name", one_by_default(FLASHED, tuple(KINDS.values())))
 def test_images_are_those_of_the_tools_and_the_same_every_time(name: str) -> None:
     built, target = firmware(name), board(name)
     images = firmware_images(built, target)
     assert set(images) >= {"elf", "bin", *(tool.image for tool in target.flash_tools)}
+    assert tuple(images) == image_suffixes(target)
     assert images == firmware_images(built, target)
     assert images["elf"] == built.elf
     assert images["bin"] == built.bin

@@ -13,9 +13,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeqrl.errors import DeviceError, MissingToolError
+from edgeqrl.errors import DeviceError, MissingToolError, UsageError
 
 _TAIL_LINES = 6
+_GRACE_S = 2.0  # from SIGTERM to SIGKILL
+_GONE_S = 5.0
 _KEPT_BYTES = 256 * 1024
 _LINE = re.compile(r"[\r\n]+")
 _COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -46,13 +48,22 @@ def program_path(name: str) -> str | None:
     return shutil.which(name) or (str(beside) if os.access(beside, os.X_OK) else None)
 
 
+def require_groups_of_processes() -> None:
+    """Raise UsageError on systems where a program and all that it started cannot be ended together."""
+    if not hasattr(os, "killpg"):
+        raise UsageError(
+            "`edgeqrl flash` runs on Linux and macOS only; on this system, write the file in the bundle's "
+            "firmware/ with one of the board's tools by hand: docs/flashing.md has their commands."
+        )
+
+
 def run_program(
     argv: Sequence[str], *, timeout_s: float, folder: Path | None = None, watch: Watch = silent
 ) -> Said:
     """Run a command, never through a shell, and return what it said; each line goes to `watch` at once.
 
-    Raises MissingToolError if it is not there and DeviceError, after ending it and what it started, if it
-    takes longer than `timeout_s`.
+    Whatever it started ends with it. Raises MissingToolError if it is not there and DeviceError if it, or
+    anything that it started and that holds its output, takes longer than `timeout_s`.
     """
     program = program_path(argv[0])
     if program is None:
@@ -81,9 +92,9 @@ def run_program(
 
 
 def _listen(process: "subprocess.Popen[bytes]", deadline: float, watch: Watch) -> tuple[str, bool]:
-    """Read until the program closes its output; return the text, and False if time ran out."""
+    """Read until nobody holds the program's output; return the text, and False if time ran out."""
     assert process.stdout is not None
-    kept, line = bytearray(), ""
+    kept, line, is_closed = bytearray(), "", False
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ)
         while (left := deadline - time.monotonic()) > 0:
@@ -91,6 +102,7 @@ def _listen(process: "subprocess.Popen[bytes]", deadline: float, watch: Watch) -
                 continue
             data = os.read(process.stdout.fileno(), 65536)
             if not data:
+                is_closed = True
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(max(0.0, deadline - time.monotonic()))
                 break
@@ -101,17 +113,28 @@ def _listen(process: "subprocess.Popen[bytes]", deadline: float, watch: Watch) -
                     watch(found.strip())
     if line.strip():
         watch(line.strip())
-    return _COLOUR.sub("", kept.decode("utf-8", "replace")), process.poll() is not None
+    return _COLOUR.sub("", kept.decode("utf-8", "replace")), is_closed and process.poll() is not None
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """End a program and what it started, if any of it still runs; it leads a group of its own."""
-    for number, patience_s in ((signal.SIGTERM, 2.0), (signal.SIGKILL, 5.0)):
-        if process.poll() is not None:
-            break
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(patience_s)
+    """End a program and what it started: they are a group of their own, which may outlive its leader."""
+    if _signal(process, signal.SIGTERM):
+        deadline = time.monotonic() + _GRACE_S
+        while process.poll() is None or _signal(process, 0):
+            if time.monotonic() > deadline:
+                _signal(process, signal.SIGKILL)
+                break
+            time.sleep(0.01)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(_GONE_S)
     if process.stdout is not None:
         process.stdout.close()
+
+
+def _signal(process: "subprocess.Popen[bytes]", number: int) -> bool:
+    """Signal the group; return whether there was anything to signal. macOS denies it for the dead."""
+    try:
+        os.killpg(process.pid, number)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True

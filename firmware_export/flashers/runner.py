@@ -14,7 +14,14 @@ from firmware_export.board import Board
 from firmware_export.build import Firmware
 from firmware_export.flash_tool import VOLUME_COPY, FlashTool, render
 from firmware_export.flashers.find import Candidate, find_board
-from firmware_export.flashers.programs import Said, Watch, program_path, run_program, silent
+from firmware_export.flashers.programs import (
+    Said,
+    Watch,
+    program_path,
+    require_groups_of_processes,
+    run_program,
+    silent,
+)
 from firmware_export.flashers.ranges import (
     Range,
     erased_range,
@@ -79,6 +86,7 @@ def flash(firmware: Firmware, board: Board, folder: Path, choice: Choice, watch:
     where something has to be said or confirmed first. A dry run raises only what writing could not cure:
     what is merely absent is listed in `missing`.
     """
+    require_groups_of_processes()
     tool, missing = choose_tool(board, choice)
     plan = _plan(firmware, board, folder, tool)
     if tool.confirm and not choice.is_confirmed and not choice.dry_run:
@@ -127,6 +135,8 @@ def is_installed(tool: FlashTool) -> bool:
 def _why_none(board: Board) -> str:
     if board.emulation.qemu_machine is not None:
         return "it is an emulated machine; run it with `edgeqrl emulate`."
+    if board.kind == "library":
+        return "its vendor's SDK builds and writes the firmware, as `idf.py flash` does."
     return "its file names no flash tool."
 
 
