@@ -39,12 +39,12 @@ def built(bundle: Bundle, board: Board) -> str:
         from edgeqrl.stages.linux import add_linux_package
 
         package = add_linux_package(bundle, board, Settings())
-        return f"library for {', '.join(sorted(pipeline_machines(package.files)))}"
+        return f"library for {', '.join(sorted(machines_of(package.files)))}"
     sizes = stages.add_firmware(bundle, board, Settings()).sizes
     return f"{sizes.flash_bytes:,} B flash, {sizes.ram_bytes + sizes.stack_bytes:,} B RAM"
 
 
-def pipeline_machines(files: Any) -> set[str]:
+def machines_of(files: Any) -> set[str]:
     """Return the machines for which a Linux package has a library."""
     return {path.split("/")[1] for path in files if path.startswith("lib/")}
 
@@ -63,7 +63,7 @@ def row_of(board: Board, progress: StageProgress) -> list[str]:
         assert run["engine"] == plan.engine
         what = f"twin on {plan.twin}" if plan.twin else plan.machine
         levels.append(f"{plan.engine} ({what}): {run['level']}")
-        tests.append(f"{plan.engine} ✓")  # a self-test that fails ends the command
+        tests.append(f"{plan.engine}: {run['self_test_rows']} vectors")
         episodes.append(f"{plan.engine}: {run['episodes']}, {run['num_steps']:,} steps")
     none = ["no"]
     flash = [f"{tool.tool}: {tested_with(board, tool)}" for tool in board.flash_tools]

@@ -40,6 +40,7 @@ def emulate_bundle(
         raise UsageError(f"--episodes must be at least 0, got {episodes}.")
     stages.require_environment_fits(bundle, make_env)
     target = board_of(bundle, board)
+    stages.require_built_here(bundle, target)
     quantized = stages.read_quantized(bundle)
     policy = quantized.integer_policy(is_masked=bundle.fact("is_masked"))
     stages.add_target_emulation(
@@ -87,6 +88,7 @@ def flash_bundle(
 
     bundle = open_bundle(folder)
     target = board_of(bundle, board)
+    stages.require_built_here(bundle, target)
     if target.kind == "linux":
         raise UsageError(f"{target.title} runs Linux and is reached by ssh: say where with --host user@host.")
     firmware = stages.read_firmware(bundle)
@@ -128,6 +130,7 @@ def deploy_bundle(
 
     bundle = open_bundle(folder)
     target = board_of(bundle, board)
+    stages.require_built_here(bundle, target)
     if target.kind != "linux":
         raise UsageError(f"--host is for boards that run Linux; {target.title} is flashed: leave it out.")
     package = stages.read_linux_package(bundle)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from edgeqrl import stages
 from edgeqrl.backends.device import DevicePolicy, Spread
 from edgeqrl.backends.host_c import HostCPolicy
+from edgeqrl.backends.rows import differing_rows
 from edgeqrl.bundle import Bundle
 from edgeqrl.data import data_folder
 from edgeqrl.deployment import board_of
@@ -53,9 +54,7 @@ class PairedPolicy:
         asked: dict[str, Any] = {"episode_start": episode_start, "action_masks": action_masks}
         found, _ = self._device.act(observations, None, **asked)
         expected, _ = self._host.act(observations, None, **asked)
-        differing = [
-            row for row in range(len(found)) if found[row].tobytes() != expected[row].tobytes()
-        ]  # to the bit: 0.0 is not -0.0
+        differing = differing_rows(found, expected)
         if differing:
             row = differing[0]
             where = f"{_episode(rng, row)} at step {steps[row]}"

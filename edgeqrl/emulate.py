@@ -4,8 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
+from edgeqrl.backends.rows import differing_rows
 from edgeqrl.environments import MakeEnv
 from edgeqrl.errors import BackendsDiffer
 from edgeqrl.interfaces import Policy
@@ -25,6 +24,7 @@ class DeviceRun:
     seeds: tuple[int, ...]
     episode_returns: tuple[float, ...]
     num_steps: int
+    self_test_rows: int  # that the device answered right, by its CRC; 0: the image has no self-test
 
     def to_json(self) -> dict[str, Any]:
         """Return the run as JSON values."""
@@ -38,6 +38,7 @@ class DeviceRun:
             "episode_returns": list(self.episode_returns),
             "num_steps": self.num_steps,
             "acts_as": self.acts_as,
+            "self_test_rows": self.self_test_rows,
         }
 
 
@@ -48,6 +49,7 @@ def emulate(
     *,
     seeds: Sequence[int],
     plan: EmulationPlan,
+    self_test_rows: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> DeviceRun:
     """Play `seeds` on `device` and on `host`; raise BackendsDiffer at the first action that differs."""
@@ -63,6 +65,7 @@ def emulate(
         seeds=tuple(seeds),
         episode_returns=tuple(float(value) for value in played.episode_returns),
         num_steps=int(played.episode_lengths.sum()),
+        self_test_rows=self_test_rows,
     )
 
 
@@ -71,7 +74,7 @@ def _require_identical(device: str, host: str, played: Rollout, expected: Rollou
     assert expected.actions is not None
     for seed, ours, theirs in zip(played.seeds, played.actions, expected.actions, strict=True):
         steps = min(len(ours), len(theirs))
-        differing = [t for t in range(steps) if not np.array_equal(ours[t], theirs[t])]
+        differing = differing_rows(ours[:steps], theirs[:steps])
         if differing or len(ours) != len(theirs):
             step = differing[0] if differing else steps
             raise BackendsDiffer(

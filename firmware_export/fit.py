@@ -7,7 +7,7 @@ from firmware_export.board import Board, Region
 
 # Engine, start-up and device loop with either compiler and core are below this.
 CODE_ALLOWANCE_BYTES = 16384
-STACK_ALLOWANCE_BYTES = 1024
+STACK_ALLOWANCE_BYTES = 1280
 DEVICE_ALLOWANCE_BYTES = 4096  # static RAM of the device loop with its buffers, for small observations
 
 

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from firmware_export.thumb import Flow, Instruction
 
 _SP, _RA = 2, 1
-_LINKS = (1, 5)  # registers that a call may write
 _AUIPC, _JALR, _JAL, _BRANCH, _AMO = 0x17, 0x67, 0x6F, 0x63, 0x2F
 _PRIVILEGED = (0x00000073, 0x00100073, 0x30200073, 0x10500073)  # ECALL, EBREAK, MRET, WFI
 _ATOMIC = (0, 1, 2, 3, 4, 8, 12, 16, 20, 24, 28)

@@ -42,9 +42,11 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
         target.write_bytes(content)
 
 
-def run(argv: Sequence[str], folder: Path, stdin: bytes = b"") -> str:
+def run(argv: Sequence[str], folder: Path, stdin: bytes = b"", timeout_s: float = 300) -> str:
     """Run to success and return stdout."""
-    result = subprocess.run(argv, cwd=folder, input=stdin, capture_output=True, timeout=300, check=False)
+    result = subprocess.run(
+        argv, cwd=folder, input=stdin, capture_output=True, timeout=timeout_s, check=False
+    )
     assert result.returncode == 0, f"{' '.join(argv)}\n{result.stdout.decode()}{result.stderr.decode()}"
     return result.stdout.decode()
 

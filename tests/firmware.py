@@ -1,16 +1,28 @@
-"""Small firmware for tests: random policies with golden vectors, built once a session and board."""
+"""Small firmware for tests: random policies with golden vectors, built once for a board and a compiler.
 
+Processes share what they built, in build/test_firmware, under a hash of all that goes in.
+"""
+
+import fcntl
+import hashlib
 import os
+import pickle
 import shutil
+import time
+from collections.abc import Container, Iterable
+from contextlib import suppress
 from functools import lru_cache
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
 
+from edgeqrl.backends import EMULATED_CORES
 from edgeqrl.data import data_folder
 from edgeqrl.errors import MissingToolError
 from edgeqrl.network.integer_policy import IntegerPolicy
+from firmware_export import build
 from firmware_export.board import Board, board_names, load_board
 from firmware_export.build import Firmware, compile_firmware
 from firmware_export.emit import export_sources
@@ -52,6 +64,16 @@ def require_tool(name: str) -> str:
     return path or skip_unless_ci(f"{name} is not installed")
 
 
+def one_by_default(values: Iterable[Any], kept: Container[Any]) -> list[Any]:
+    """Mark as slow what is not kept: it takes the same code another time."""
+    return [pytest.param(value, marks=[] if value in kept else pytest.mark.slow) for value in values]
+
+
+def one_a_core(names: Iterable[str]) -> list[Any]:
+    """Mark as slow the boards of a core for which another one stands."""
+    return one_by_default(names, tuple(EMULATED_CORES.values()))
+
+
 def gcc_of(board_name: str) -> str:
     """Return the name of the GCC that builds for a board."""
     return _GCC[board(board_name).port]
@@ -79,8 +101,45 @@ def sources() -> dict[str, bytes]:
     return export_sources(policy(), b"", golden=golden)
 
 
-@lru_cache(maxsize=24)
+@lru_cache(maxsize=64)
 def firmware(board_name: str, compiler: str = "zig") -> Firmware:
-    return compile_firmware(
-        sources(), board(board_name), compiler=cross_compiler(compiler), with_selftest=True
-    )
+    """Build it, or take what another process built of the same bytes."""
+    target, chosen = board(board_name), cross_compiler(compiler)
+    inputs = (_CODE, sources(), target, chosen)
+    place = _SHARED / hashlib.sha256(repr(inputs).encode()).hexdigest()
+    _SHARED.mkdir(parents=True, exist_ok=True)
+    with place.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another one may be building it
+        if place.exists() and _code_sha256() == _CODE:
+            found = pickle.loads(place.read_bytes())
+            assert isinstance(found, Firmware)
+            return found
+        built = compile_firmware(sources(), target, compiler=chosen, with_selftest=True)
+        if _code_sha256() == _CODE:  # else somebody edits it, and no hash tells what was built
+            _store(place, built)
+    return built
+
+
+def _store(place: Path, content: Firmware) -> None:
+    """Write a whole file or none, and forget those of days ago."""
+    for old in _SHARED.iterdir():
+        with suppress(FileNotFoundError):  # another one forgets them, too
+            if time.time() - old.stat().st_mtime > 2 * 86_400:
+                old.unlink()
+    partial = place.with_suffix(f".{os.getpid()}")
+    partial.write_bytes(pickle.dumps(content))
+    partial.replace(place)
+
+
+def _code_sha256() -> str:
+    """Hash everything that builds and checks an image: Python, ports, runtime and templates."""
+    folder, digest = Path(build.__file__).parent, hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        if "__pycache__" not in path.parts:
+            content = path.read_bytes()
+            digest.update(f"{path.relative_to(folder)} {len(content)} ".encode() + content)
+    return digest.hexdigest()
+
+
+_SHARED = Path(__file__).parent.parent / "build" / "test_firmware"
+_CODE = _code_sha256()

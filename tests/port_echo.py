@@ -46,7 +46,7 @@ def echo(board_name: str, compiler: str = "zig") -> Firmware:
         (place / "link.ld").write_text(render_linker_script(target, runs_from_ram=target.runs_from_ram))
         argv = [word for word in build._command(files, target, chosen, "echo") if "-Wl,-u" not in word]
         result = run_compiler([*argv, "-I."], place)
-        assert (result.returncode, result.stderr) == (0, "")
+        assert (result.returncode, result.stderr) == (0, ""), result.stderr
         data = build._with_boot2_crc((place / "firmware.elf").read_bytes())
     elf = read_elf(data)
     assert not attribute_problems(elf, target.core, target.fpu)

@@ -21,9 +21,23 @@ from firmware_export.toolchain import (
 )
 from firmware_export.uf2 import boot2_crc32
 from tests.c_policies import random_policy
-from tests.firmware import ALL_BOARDS, BOARDS, board, cross_compiler, firmware, gcc_of, sources
+from tests.firmware import (
+    ALL_BOARDS,
+    BOARDS,
+    board,
+    cross_compiler,
+    firmware,
+    gcc_of,
+    one_a_core,
+    one_by_default,
+    sources,
+)
 
 GCC = pytest.param("arm-none-eabi-gcc", marks=pytest.mark.slow)
+# The others are loaded where they run: test_ports_riscv.py.
+BOARDS_WITH_FLASH = tuple(name for name in ALL_BOARDS if board(name).code_region is None)
+# Each source of a port, in one board that has it.
+COMPILED_IN = {source: name for name in ALL_BOARDS for source in board(name).port_sources}
 WARNINGS = (
     "-Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow -Wcast-qual -Wstrict-prototypes "
     "-Wmissing-prototypes -Wundef -Werror"
@@ -46,7 +60,7 @@ def test_same_sources_give_the_same_bytes_and_no_path(name: str, compiler: str) 
         assert trace not in first.elf
 
 
-@pytest.mark.parametrize("name", [name for name in ALL_BOARDS if board(name).port == "cortex_m"])
+@pytest.mark.parametrize("name", one_a_core(n for n in ALL_BOARDS if board(n).port == "cortex_m"))
 def test_vector_table_is_what_the_core_reads(name: str) -> None:
     built, target = firmware(name), board(name)
     elf = read_elf(built.elf)
@@ -73,21 +87,19 @@ def test_riscv_begins_at_the_start_of_its_image() -> None:
     assert elf.address("eqrl_default_handler") % 4 == 0  # mtvec
 
 
-@pytest.mark.parametrize("name", ALL_BOARDS)
+@pytest.mark.parametrize("name", one_a_core(BOARDS_WITH_FLASH))
 def test_everything_lies_in_its_region(name: str) -> None:
     require_places(name, "zig")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ALL_BOARDS)
+@pytest.mark.parametrize("name", BOARDS_WITH_FLASH)
 def test_everything_lies_in_its_region_by_gcc(name: str) -> None:
     require_places(name, gcc_of(name))
 
 
 def require_places(name: str, compiler: str) -> None:
     built, target = firmware(name, compiler), board(name)
-    if target.code_region:
-        return  # test_ports_riscv.py: loaded where it runs
     flash, ram = target.region("flash"), target.region("ram")
     lowest = min(region.start for region in target.regions if region.kind == "flash")
     for segment in read_elf(built.elf).segments:
@@ -201,7 +213,7 @@ def test_fpu_may_be_left_out_or_smaller(name: str, fpu: str) -> None:
             compile_firmware(sources(), replace(board(name), fpu=fpu), compiler=compiler)
 
 
-@pytest.mark.parametrize("name", ALL_BOARDS)
+@pytest.mark.parametrize("name", one_by_default(ALL_BOARDS, tuple(COMPILED_IN.values())))
 def test_port_compiles_without_a_warning(name: str, tmp_path: Path) -> None:
     require_no_warning(name, "zig", tmp_path)
 

@@ -178,7 +178,13 @@ def test_fail_safe_action_must_be_one_of_the_policys(head: Any, text: str, messa
 def test_missing_fail_safe_is_asked_for_with_its_forms() -> None:
     with pytest.raises(UsageError, match=r"--fail-safe value:A.*hold:N.*disable"):
         require_fail_safe(ContractFacts())
-    require_fail_safe(ContractFacts(fail_safe=FailSafe("disable")))
+    require_fail_safe(ContractFacts(control_period_s=0.02, fail_safe=FailSafe("disable")))
+
+
+def test_fail_safe_without_a_time_to_act_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"--control-period"):
+        require_fail_safe(ContractFacts(fail_safe=FailSafe("disable")))
+    require_fail_safe(ContractFacts(observation_timeout_s=0.1, fail_safe=FailSafe("disable")))
 
 
 # Environments.

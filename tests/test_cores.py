@@ -36,7 +36,7 @@ from tests.firmware import (
 HEADS = ("argmax", "masked", "affine")
 ROWS = 120
 UNICORN_BOARDS = [name for name in ALL_BOARDS if board(name).core in UNICORN_CORES]
-CHIPS = ("microbit", "netduinoplus2")  # of cores that other boards stand for
+CHIPS = set(UNICORN_BOARDS) - set(EMULATED_CORES.values())  # of cores that other boards stand for
 # (board, engine); QEMU is a Debian package, and slow
 MACHINES = [
     pytest.param(name, "unicorn", id=f"{name}-unicorn", marks=[pytest.mark.slow] if name in CHIPS else [])

@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edgeqrl.errors import BoardFitError, UsageError
+from edgeqrl.errors import BoardFitError
 from edgeqrl.stages import require_policy_fits
 from firmware_export.board import Region
 from firmware_export.build import compile_firmware
@@ -16,7 +16,7 @@ from firmware_export.fit import (
     timing_model,
 )
 from tests.c_policies import random_policy
-from tests.firmware import ALL_BOARDS, board, firmware, policy, sources
+from tests.firmware import ALL_BOARDS, board, firmware, one_a_core, policy, sources
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_what_fills_the_board_exactly_fits() -> None:
     require_fits(FirmwareSizes(2 * 1024 * 1024, 270_000, 336), board("rpi-pico"))
 
 
-@pytest.mark.parametrize("name", ALL_BOARDS)
+@pytest.mark.parametrize("name", one_a_core(ALL_BOARDS))
 def test_estimate_before_compiling_is_above_the_image(name: str) -> None:
     from firmware_export.emit.arena import plan_arena
     from firmware_export.emit.params import build_params
@@ -101,5 +101,4 @@ def test_policy_that_is_too_slow_is_refused_before_it_is_compiled() -> None:
     require_policy_fits(large, board("microbit"))
     with pytest.raises(BoardFitError, match=r"on microbit \(about .* and the control period is 1,000 us"):
         require_policy_fits(large, board("microbit"), control_period_s=0.001)
-    with pytest.raises(UsageError, match="No compiler for xtensa-lx6"):
-        require_policy_fits(large, board("esp32"))
+    require_policy_fits(large, board("esp32"), control_period_s=1e-6)  # of its SDK's build nothing is known

@@ -19,13 +19,13 @@ from firmware_export.realtime import (
 from firmware_export.stack import reached, stack_bound
 from firmware_export.thumb import Instruction, decode, uses_fpu
 from tests.c_policies import random_observations
-from tests.firmware import ALL_BOARDS, board, firmware, policy
+from tests.firmware import ALL_BOARDS, board, firmware, one_a_core, policy
 
 ARENA = plan_arena(policy().network).total_bytes
 COUNT = StepCount(instructions=10_000, stack_bytes=100, num_observations=2, is_constant=True)
 
 
-@pytest.mark.parametrize("name", ALL_BOARDS)
+@pytest.mark.parametrize("name", one_a_core(ALL_BOARDS))
 def test_sheet_of_every_board_adds_up(name: str) -> None:
     built, target = firmware(name), board(name)
     sheet = realtime_sheet(built, target, arena_bytes=ARENA, control_period_s=0.02, count=COUNT)
@@ -43,7 +43,7 @@ def test_sheet_of_every_board_adds_up(name: str) -> None:
     assert "eqrl_port_uart_interrupt" in handlers
 
 
-@pytest.mark.parametrize("name", ALL_BOARDS)
+@pytest.mark.parametrize("name", one_a_core(ALL_BOARDS))
 def test_only_helium_makes_a_step_use_registers_of_the_fpu(name: str) -> None:
     """Interrupts of an integer policy save eight words, whatever FPU the core has."""
     fpu = realtime_sheet(firmware(name), board(name))["fpu"]

@@ -9,6 +9,11 @@ from numpy.typing import NDArray
 from edgeqrl.network.ir import Tensor
 
 
+def differing_rows(found: NDArray[Any], expected: NDArray[Any]) -> list[int]:
+    """List the rows of two arrays [N, ...] of one type that differ in any bit: 0.0 and -0.0 do."""
+    return [row for row in range(len(found)) if found[row].tobytes() != expected[row].tobytes()]
+
+
 class RowLayout:
     """Where each tensor of a group lies in a row of `num_bytes` bytes."""
 

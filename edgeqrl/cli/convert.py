@@ -37,7 +37,11 @@ _RESULTS = ("policy.tflite", "src/", "firmware/", "raspberry/", "golden.npz", "r
     "--emulated-episodes", type=int, default=3, show_default=True, help="Episodes on the emulated core."
 )
 @click.option("--no-self-test", is_flag=True, help="Leave the boot self-test out of the firmware.")
-@click.option("--compiler", metavar="NAME", help="zig (default) or arm-none-eabi-gcc.")
+@click.option(
+    "--compiler",
+    metavar="NAME",
+    help="zig (default); also arm-none-eabi-gcc for Cortex-M, riscv64-unknown-elf-gcc for RISC-V.",
+)
 @json_option
 def convert(agent: str, board: str | None, output: Path, as_json: bool, **options: Any) -> int:
     """Calibrate, quantize, validate, export, build and emulate AGENT.

@@ -205,7 +205,11 @@ def export(bundle: Path, as_json: bool, output: Path | None, name: str | None, *
 @click.command()
 @bundle_argument
 @click.option("--board", metavar="BOARD", required=True, help="Name, or a .toml file.")
-@click.option("--compiler", metavar="NAME", help="zig (default) or arm-none-eabi-gcc.")
+@click.option(
+    "--compiler",
+    metavar="NAME",
+    help="zig (default); also arm-none-eabi-gcc for Cortex-M, riscv64-unknown-elf-gcc for RISC-V.",
+)
 @contract_options
 @json_option
 def build(bundle: Path, board: str, as_json: bool, **options: Any) -> None:
@@ -213,18 +217,18 @@ def build(bundle: Path, board: str, as_json: bool, **options: Any) -> None:
     with _progress() as progress:
         from edgeqrl import pipeline, stages
         from edgeqrl.bundle import edit_bundle
-        from edgeqrl.cli.linux_view import build_other
+        from edgeqrl.cli.linux_view import built_text
+        from firmware_export.build import Firmware
         from firmware_export.realtime import realtime_sentence, realtime_sheet
 
         with edit_bundle(bundle) as edited:
             target = pipeline.open_board(board)
-            other = build_other(edited, target, settings_from(options), progress)
-        if other is not None:
-            _tell(as_json, *other)
-            return
-        with edit_bundle(bundle) as edited:
-            firmware = stages.add_firmware(edited, target, settings_from(options), progress=progress)
+            built = stages.build_target(edited, target, settings_from(options), progress=progress)
             period = stages.control_period_of(edited)
+        if not isinstance(built, Firmware):
+            _tell(as_json, *built_text(bundle, target, built))
+            return
+        firmware = built
         sheet = realtime_sheet(firmware, target, control_period_s=period)
     sizes = firmware.sizes
     _tell(

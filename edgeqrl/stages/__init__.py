@@ -43,7 +43,7 @@ from edgeqrl.stages.settings import (
     Settings,
     silent,
 )
-from edgeqrl.stages.target import add_target, add_target_emulation
+from edgeqrl.stages.target import add_target, add_target_emulation, build_target, require_built_here
 
 __all__ = [
     "CALIBRATION",
@@ -68,6 +68,7 @@ __all__ = [
     "add_sources",
     "add_target",
     "add_target_emulation",
+    "build_target",
     "control_period_of",
     "export_network_file",
     "read_calibration",
@@ -80,6 +81,7 @@ __all__ = [
     "read_sources",
     "require_actuating",
     "require_backends_agree",
+    "require_built_here",
     "require_environment_fits",
     "require_policy_fits",
     "silent",

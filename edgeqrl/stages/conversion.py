@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from edgeqrl.agents.agent import identifier
 from edgeqrl.agents.heads import head_to_json
+from edgeqrl.backends.rows import differing_rows
 from edgeqrl.bundle import Bundle, new_bundle
 from edgeqrl.calibrate import CalibrationSet, calibrate, from_recorded
 from edgeqrl.environments import MakeEnv
@@ -156,7 +157,7 @@ def require_bundle_fits(bundle: Bundle, board: "Board") -> None:
 
 
 def require_backends_agree(policy: IntegerPolicy, host: Policy, observations: NDArray[np.float32]) -> None:
-    """Raise BackendsDiffer unless the C on this host acts as the NumPy reference does."""
+    """Raise BackendsDiffer unless `host`, the exported C anywhere, acts as the reference does, to the bit."""
     from edgeqrl.backends.network_policy import NetworkPolicy
     from edgeqrl.network.reference import Reference
 
@@ -164,10 +165,10 @@ def require_backends_agree(policy: IntegerPolicy, host: Policy, observations: ND
     starts = np.zeros(len(observations), np.bool_)
     expected, _ = reference.act(observations, None, episode_start=starts)
     answered, _ = host.act(observations, None, episode_start=starts)
-    differing = int(np.sum(np.any((expected != answered).reshape(len(expected), -1), axis=1)))
+    differing = len(differing_rows(answered, expected))
     if differing:
         raise BackendsDiffer(
-            f"host-c and reference act differently on {differing} of {len(expected)} observations. "
+            f"{host.name} and reference act differently on {differing} of {len(expected)} observations. "
             "This is a fault of edgeqrl or of the compiler: please report it with the bundle."
         )
 

@@ -72,8 +72,9 @@ def add_emulation(
             device = stack.enter_context(counted)
         if plan.boots:
             device = stack.enter_context(_booted(bundle, policy, board, firmware, plan))
+            rows = _self_tested(device.device)
         else:
-            _require_self_test(Device(MemoryLink(device.emulated), f"the emulated {device.name}"))
+            rows = _self_tested(Device(MemoryLink(device.emulated), f"the emulated {device.name}"))
         require_backends_agree(policy, device, observations[:NUM_GOLDEN])
         if make_env is not None and settings.emulated_episodes > 0:
             first = settings.emulation_seed
@@ -83,6 +84,7 @@ def add_emulation(
                 make_env,
                 seeds=range(first, first + settings.emulated_episodes),
                 plan=plan,
+                self_test_rows=rows,
                 progress=partial(progress, "emulate"),
             )
     if run is not None:
@@ -141,11 +143,13 @@ def _counted(
     return device, sections
 
 
-def _require_self_test(device: "Device") -> None:
-    """Let the device run its boot self-test, if it has one; raises DeviceError where it fails."""
-    if device.facts.has_selftest:
-        device.selftest()
-        device.reset()
+def _self_tested(device: "Device") -> int:
+    """Let the device run its boot self-test and return its rows, 0 for none; DeviceError where it fails."""
+    if not device.facts.has_selftest:
+        return 0
+    rows = device.selftest().rows
+    device.reset()
+    return rows
 
 
 @contextmanager
@@ -156,7 +160,7 @@ def _booted(
     firmware: "Firmware | None",
     plan: "EmulationPlan",
 ) -> Iterator["DevicePolicy"]:
-    """Start what was built, or its twin, greet it over its UART or pipes, and run its self-test."""
+    """Start what was built, or its twin, and greet it over its UART or pipes."""
     from edgeqrl.backends.device import DevicePolicy
     from firmware_export.contract import CONTRACT_FILE
 
@@ -167,7 +171,6 @@ def _booted(
     with _started(bundle, policy, board, firmware, plan) as device:
         played = DevicePolicy(device, policy, **hashes)
         played.name = f"{plan.engine} {plan.machine}"
-        _require_self_test(device)
         yield played
 
 

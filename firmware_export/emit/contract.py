@@ -149,8 +149,7 @@ def _table(contract: PolicyContract) -> str:
         f"Environment:     {facts.env_id or 'unknown'}",
         f"Control period:  {said('control_period_s', None if period is None else f'{period:g} s')}",
         f"Lost after:      {said('observation_timeout_s', None if timeout is None else f'{timeout:g} s')}",
-        "Fail-safe:       "
-        + ("none: a device never drives" if fail_safe is None else said("fail_safe", fail_safe)),
+        f"Fail-safe:       {fail_safe}",
         "",
         f"Observation, shape {list(contract.observation_shape)}, one row an element:",
     ]

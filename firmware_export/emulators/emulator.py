@@ -305,7 +305,7 @@ def boot(
     uart         address whose writes are the text
     chunks       (address, bytes) that a boot ROM would have put into RAM
     has_aliases  registers have aliases that set and clear bits, as those of RP2040 have
-    counting     registers that are greater at each read
+    counting     registers that are greater at each read; SysTick's, which counts down from its reload value
 
     Ends when the core sleeps, or after `max_instructions`. Raises DeviceError on a fault.
     """

@@ -32,7 +32,10 @@ _PLACE = re.compile(rb"uart: filename=(?:pty:(?P<pty>[^\s,]+)|\S*tcp:127\.0\.0\.
 
 
 class Machine:
-    """An emulator's process whose UART is at `url`, as pyserial reads it. A context manager."""
+    """An emulator's process whose UART is at `url`, as pyserial reads it. A context manager.
+
+    It outlives a caller that is killed by a signal which Python does not turn into an exception.
+    """
 
     def __init__(self, argv: Sequence[str], files: Mapping[str, bytes], *, name: str, asks: str = "") -> None:
         """Start `argv` in a folder that holds `files` and wait until it says where its UART is.
@@ -60,11 +63,6 @@ class Machine:
         except BaseException:
             self.close()
             raise
-
-    @property
-    def is_running(self) -> bool:
-        """Tell whether the process is alive."""
-        return self._process.poll() is None
 
     def tell(self, text: str) -> None:
         """Write to the process's standard input: QEMU's monitor."""
