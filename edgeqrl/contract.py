@@ -16,6 +16,7 @@ from firmware_export.contract import (
     ContractFacts,
     FailSafe,
     Feature,
+    counted,
     default_features,
     feature_unit,
     float32,
@@ -266,7 +267,7 @@ def _continuous(low: Sequence[float], high: Sequence[float]) -> _Actions:
 
 def _overridden(facts: ContractFacts, options: ContractOptions, actions: _Actions | None) -> ContractFacts:
     """Put the file's facts over what is known, and the options over both; then check what they say."""
-    sources = dict(facts.sources)
+    sources, place = dict(facts.sources), "--fail-safe"
     changes: dict[str, Any] = {}
     if options.file is not None:
         path = Path(options.file)
@@ -278,7 +279,7 @@ def _overridden(facts: ContractFacts, options: ContractOptions, actions: _Action
                 sources[name] = where
         if "fail_safe" in stated:
             changes["fail_safe"] = _fail_safe(stated["fail_safe"], path)
-            sources["fail_safe"] = where
+            sources["fail_safe"], place = where, f"fail_safe in '{path}':"
         if "observation" in stated:
             changes["features"] = _stated_features(stated["observation"], facts.features, "observation", path)
             sources["observation"] = where
@@ -294,13 +295,25 @@ def _overridden(facts: ContractFacts, options: ContractOptions, actions: _Action
     if options.fail_safe is not None:
         text = options.fail_safe
         changes["fail_safe"] = FailSafe.parse(text) if isinstance(text, str) else text
-        sources["fail_safe"] = "--fail-safe"
+        sources["fail_safe"] = place = "--fail-safe"
     if actions is not None:
         changes.setdefault("actions", actions.features)
     found = replace(facts, **changes, sources=sources)
     if found.fail_safe is not None and actions is not None:
-        require_fail_safe_fits(found.fail_safe, actions.kind, changes["actions"], actions.start)
+        require_fail_safe_fits(found.fail_safe, actions.kind, changes["actions"], actions.start, place)
+    _require_later(found)
     return found
+
+
+def _require_later(facts: ContractFacts) -> None:
+    """Raise UsageError where every observation would come too late."""
+    period, timeout, sources = facts.control_period_s, facts.observation_timeout_s, facts.sources
+    if period is not None and timeout is not None and timeout <= period:
+        raise UsageError(
+            f"observation_timeout_s of {timeout:g} s ({sources.get('observation_timeout_s', 'stated')}) "
+            f"must be longer than the control period of {period:g} s "
+            f"({sources.get('control_period_s', 'stated')}): every observation would count as lost."
+        )
 
 
 def _read_file(path: Path) -> dict[str, Any]:
@@ -325,7 +338,9 @@ def _stated_features(
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise UsageError(f"In '{path}', '{word}' must be tables [[{word}]], one for each.")
     if known is not None and len(rows) != len(known):
-        raise UsageError(f"'{path}' has {len(rows)} tables [[{word}]], but the policy has {len(known)}.")
+        raise UsageError(
+            f"'{path}' has {counted(len(rows), 'table')} [[{word}]], but the policy has {len(known)}."
+        )
     found = []
     for i, row in enumerate(rows):
         if set(row) - keys:
@@ -341,7 +356,17 @@ def _stated_features(
             found.append(replace(before, **values))
         except (TypeError, ValueError) as error:
             raise UsageError(f"[[{word}]] {i} in '{path}' is wrong: {error}.") from None
+    _require_different(rows, found, word, path)
     return tuple(found)
+
+
+def _require_different(rows: list[Any], found: list[Feature], word: str, path: Path) -> None:
+    """Raise UsageError where a stated name is another one's, too: copied, and not changed."""
+    first: dict[str, int] = {}
+    for i, feature in enumerate(found):
+        before = first.setdefault(feature.name, i)
+        if before != i and ("name" in rows[i] or "name" in rows[before]):
+            raise UsageError(f"[[{word}]] {before} and {i} in '{path}' are both called '{feature.name}'.")
 
 
 def _stated_bound(value: Any) -> float | None:
@@ -353,7 +378,7 @@ def _stated_bound(value: Any) -> float | None:
 def _fail_safe(text: Any, path: Path) -> FailSafe:
     if not isinstance(text, str):
         raise UsageError(f"fail_safe in '{path}' must be text: {FAIL_SAFE_FORMS}.")
-    return FailSafe.parse(text)
+    return FailSafe.parse(text, f"fail_safe in '{path}':")
 
 
 def _seconds(value: Any, what: str) -> float:

@@ -6,8 +6,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from edgeqrl.errors import UsageError, require_name
+from edgeqrl.errors import DataError, UsageError, require_name
 from firmware_export.flash_tool import FlashTool
+from firmware_export.port_names import nearest
 
 _MANY_FPUS = ("none", "fpv5-sp-d16", "fpv5-d16")
 # core -> FPUs with which firmware is built for it
@@ -34,6 +35,8 @@ LINUX_CORES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 KINDS: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {"mcu": CORES, "library": LIBRARY_CORES, "linux": LINUX_CORES}
 )
+
+_RUN_BY = {"rv32imc": "rv32imac"}  # core -> another one that runs its code
 
 
 @dataclass(frozen=True)
@@ -164,14 +167,31 @@ def board_names(folder: Path) -> tuple[str, ...]:
 def load_board(name_or_path: str | Path, folder: Path) -> Board:
     """Load a board by its name in `folder`, or from a path that ends in `.toml`.
 
-    Raises UsageError for an unknown name, DataError for a file that breaks the schema.
+    Raises UsageError for an unknown name, DataError for a file that breaks the schema or whose twin is none.
     """
     from firmware_export.board_file import read_board
 
     path = Path(name_or_path)
     if path.suffix != ".toml":
         path = folder / f"{require_name('board', str(name_or_path), board_names(folder))}.toml"
-    return read_board(path)
+    board = read_board(path)
+    if board.emulation.twin is not None:
+        _require_twin(path, board, board.emulation.twin, folder)
+    return board
+
+
+def _require_twin(path: Path, board: Board, name: str, folder: Path) -> None:
+    """Raise DataError unless `name` is a board of `folder` that QEMU has and that runs the board's code."""
+    from firmware_export.board_file import read_board
+
+    where = f"Board file {path}: emulation: 'twin' names '{name}'"
+    if name not in board_names(folder):
+        raise DataError(f"{where}, which is no board; {nearest(name, board_names(folder))}")
+    twin = read_board(folder / f"{name}.toml")
+    if twin.emulation.qemu_machine is None:
+        raise DataError(f"{where}, which has no 'qemu_machine' itself.")
+    if twin.core not in (board.core, _RUN_BY.get(board.core)):
+        raise DataError(f"{where}, whose core is {twin.core}, not {board.core}.")
 
 
 def require_firmware(board: Board) -> None:

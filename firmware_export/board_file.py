@@ -11,6 +11,7 @@ from typing import Any
 from edgeqrl.errors import DataError
 from firmware_export.board import KINDS, Board, Emulation, Region, Uart, Uf2
 from firmware_export.flash_tool import read_flash_tool
+from firmware_export.port_names import nearest, port_source_names, setting_names, watchdog_of
 
 SCHEMA_VERSION = 2
 _PORT_OF_CORE = {"rv32imac": "riscv32", "rv32imc": "riscv32"}  # every other: cortex_m
@@ -120,7 +121,8 @@ class _Table:
             raise self.error(f"unknown key '{min(self._table)}'")
 
     def error(self, text: str) -> DataError:
-        return DataError(f"Board file {self._path}: {self._where}{text}.")
+        end = "" if text.endswith("?") else "."
+        return DataError(f"Board file {self._path}: {self._where}{text}{end}")
 
 
 def _board(table: _Table) -> Board:
@@ -155,7 +157,30 @@ def _board(table: _Table) -> Board:
     )
     table.require_empty()
     _require_code_region(table, board)
+    _require_port(table, board)
     return board
+
+
+def _require_port(table: _Table, board: Board) -> None:
+    """Hold what the file says of its port against the port's sources."""
+    known = port_source_names(board.port)
+    for name in board.port_sources:
+        if name not in known:
+            raise table.error(
+                f"'port_sources' names '{name}', which port {board.port} does not have; "
+                f"{nearest(name, known)}"
+            )
+    watchdog = watchdog_of(board.port_sources)
+    if watchdog not in (None, board.watchdog):
+        raise table.error(
+            f"'watchdog' must be '{watchdog}' with these 'port_sources', not '{board.watchdog}'"
+        )
+    settings = setting_names(board.port, board.port_sources) if board.settings else frozenset()
+    for name, _ in board.settings:
+        if name not in settings:
+            raise table.error(
+                f"port_settings: none of the 'port_sources' knows '{name}'; {nearest(name, settings)}"
+            )
 
 
 def _require_code_region(table: _Table, board: Board) -> None:
@@ -215,7 +240,7 @@ def _uart(table: _Table, clock_hz: int) -> Uart:
     uart = Uart(
         base=found.number("base", 0, _HIGHEST - 4),
         irq=found.optional_number("irq", 0, 479),
-        baud=found.number("baud", 1, 10**8),
+        baud=found.number("baud", 1200, 10**8),
         clock_hz=found.optional_number("clock_hz", 1, 10**10) or clock_hz,
         pins=found.text("pins"),
     )

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from edgeqrl.errors import MissingToolError, UsageError
+from edgeqrl.errors import DataError, MissingToolError, UsageError
 from firmware_export.board import Board, require_firmware
 from firmware_export.elf import Elf, read_elf
 from firmware_export.fit import FirmwareSizes, require_fits
 from firmware_export.instruction_set import attribute_problems, forbidden_instructions
 from firmware_export.linker_script import render_linker_script
+from firmware_export.port_names import setting_names
 from firmware_export.stack import stack_bound
 from firmware_export.toolchain import Compiler, find_compiler, run_compiler
 from firmware_export.uf2 import boot2_crc32
@@ -21,6 +22,8 @@ _TRANSPORTS = ("uart", "semihosting")
 _PORTS = Path(__file__).resolve().parent / "ports"
 _IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _DOES_NOT_FIT = re.compile(r"will not fit in region|overflowed by|no room for the stack")
+# As clang and zig say it, and as GCC does.
+_UNDECLARED = re.compile(r"undeclared identifier '(EQRL_\w+)'|['\u2018](EQRL_\w+)['\u2019] undeclared")
 _ENDLESS_BYTES = 2**27  # to measure what does not fit
 
 # -g keeps the symbol table (zig strips without it); the script drops the debug sections, which hold paths.
@@ -50,7 +53,7 @@ _COMPILER_FLAGS = {
     "riscv64-unknown-elf-gcc": ("-fno-tree-loop-distribute-patterns",),
 }
 # Interrupts do not nest: all have one priority.
-_HANDLERS = ("eqrl_port_uart_interrupt", "eqrl_port_timer_interrupt", "SysTick_Handler", "eqrl_port_trap")
+HANDLERS = ("eqrl_port_uart_interrupt", "eqrl_port_timer_interrupt", "SysTick_Handler", "eqrl_port_trap")
 _LINK_FLAGS = ("-Wl,--gc-sections", "-Wl,-e,Reset_Handler", "-Wl,--build-id=none", "-Wl,-T,link.ld")
 
 
@@ -229,10 +232,24 @@ def _link(
             return data
         if _DOES_NOT_FIT.search(result.stderr):
             return None
+        _require_settings(result.stderr, board)
         complaints = [line for line in result.stderr.splitlines() if "error" in line] or ["no message"]
         raise MissingToolError(
             f"{compiler.name} {compiler.version} cannot build the firmware: {complaints[0][:300]}. Try "
             "another version, or another compiler with --compiler."
+        )
+
+
+def _require_settings(stderr: str, board: Board) -> None:
+    """Raise DataError if what the compiler missed is what the board file should have said."""
+    names = {(m[1] or m[2]).removeprefix("EQRL_").lower() for m in _UNDECLARED.finditer(stderr)}
+    if "uart_irq" in names and board.uart.irq is None:
+        raise DataError(f"The board file of {board.name} lacks 'irq' in [uart]: its 'port_sources' need it.")
+    missing = sorted(names & setting_names(board.port, board.port_sources))
+    if missing:
+        raise DataError(
+            f"The board file of {board.name} lacks {', '.join(missing)} in [port_settings]: its "
+            "'port_sources' need it."
         )
 
 
@@ -289,7 +306,7 @@ def _stack_bytes(elf: Elf, board: Board) -> int:
     """
     main = max(stack_bound(elf, name) for name in ("main", "eqrl_device_exchange"))
     unused = elf.symbols["eqrl_default_handler"].address
-    found = [elf.symbols[name] for name in _HANDLERS if name in elf.symbols]
+    found = [elf.symbols[name] for name in HANDLERS if name in elf.symbols]
     interrupt = max((stack_bound(elf, s.name) for s in found if s.address != unused), default=0)
     faults = 2 if board.watchdog == "cmsdk" else 1
     fault = stack_bound(elf, "eqrl_port_fault") + _exception_bytes(board)
@@ -304,8 +321,14 @@ def _exception_bytes(board: Board) -> int:
     """
     if board.port == "riscv32":
         return 64 + 16
-    registers = 18 if board.core in ("cortex-m4", "cortex-m7") else 34
-    return 4 * (9 + registers * (board.fpu != "none"))
+    return 4 * (9 + fpu_frame_words(board))
+
+
+def fpu_frame_words(board: Board) -> int:
+    """Return the words that an exception saves of an FPU in use: s0-s15, FPSCR, a spare; v8-M: s16-s31."""
+    if board.fpu == "none":
+        return 0
+    return 18 if board.core in ("cortex-m4", "cortex-m7") else 34
 
 
 def _flat(elf: Elf, board: Board) -> tuple[int, bytes]:

@@ -76,8 +76,8 @@ class FailSafe:
         return f"hold:{self.hold_steps}" if self.kind == "hold" else "disable"
 
     @classmethod
-    def parse(cls, text: str) -> Self:
-        """Read what --fail-safe takes; raise UsageError."""
+    def parse(cls, text: str, place: str = "--fail-safe") -> Self:
+        """Read what --fail-safe takes; raise UsageError, which names the `place` where it stands."""
         kind, colon, rest = text.partition(":")
         try:
             if kind == "value" and colon:
@@ -89,7 +89,7 @@ class FailSafe:
         except (ValueError, OverflowError):
             pass
         limit = f"; N is 1 to {MOST_HELD_STEPS}" if kind == "hold" else ""
-        raise UsageError(f"--fail-safe {text[:80]!r} is not one of its forms: {FAIL_SAFE_FORMS}{limit}.")
+        raise UsageError(f"{place} {text[:80]!r} is not one of its forms: {FAIL_SAFE_FORMS}{limit}.")
 
     def to_json(self) -> dict[str, Any]:
         """Return the fail-safe as plain JSON values."""
@@ -337,27 +337,32 @@ def default_features(shape: tuple[int, ...]) -> tuple[Feature, ...]:
 
 
 def require_fail_safe_fits(
-    fail_safe: FailSafe, action_kind: str, actions: tuple[Feature, ...], start: int
+    fail_safe: FailSafe,
+    action_kind: str,
+    actions: tuple[Feature, ...],
+    start: int,
+    place: str = "--fail-safe",
 ) -> None:
-    """Raise UsageError unless the fail-safe's action is one that the policy could take itself."""
+    """Raise UsageError, which names `place`, unless the policy could take the fail-safe's action itself."""
     if fail_safe.kind != "value":
         return
     expected = 1 if action_kind == "discrete" else len(actions)
     if len(fail_safe.action) != expected:
         raise UsageError(
-            f"--fail-safe {fail_safe} has {len(fail_safe.action)} numbers, but an action has {expected}."
+            f"{place} {fail_safe} states {counted(len(fail_safe.action), 'number')}, but an action has "
+            f"{expected}."
         )
     if action_kind == "discrete":
         last = start + len(actions) - 1
         if not (fail_safe.action[0].is_integer() and start <= fail_safe.action[0] <= last):
-            raise UsageError(f"--fail-safe {fail_safe} is none of the actions {start} to {last}.")
+            raise UsageError(f"{place} {fail_safe} is none of the actions {start} to {last}.")
         return
     for value, action in zip(fail_safe.action, actions, strict=True):
         low = -np.inf if action.low is None else action.low
         high = np.inf if action.high is None else action.high
         if not low <= value <= high:
             raise UsageError(
-                f"--fail-safe {fail_safe} lies outside the action's bounds: '{action.name}' is {low:g} to "
+                f"{place} {fail_safe} lies outside the action's bounds: '{action.name}' is {low:g} to "
                 f"{high:g}."
             )
 
@@ -369,6 +374,11 @@ def float32(value: float) -> float:
     if not np.isfinite(single):
         raise ValueError(f"{value} is no finite float32")
     return float(str(single))
+
+
+def counted(number: int, noun: str) -> str:
+    """Return `number` and its noun: "1 table", "2 tables"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _is_number(value: Any) -> bool:

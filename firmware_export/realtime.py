@@ -9,21 +9,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from firmware_export.board import Board
-from firmware_export.build import Firmware
+from firmware_export.build import HANDLERS, Firmware, fpu_frame_words
 from firmware_export.elf import Elf, read_elf
 from firmware_export.emulators.emulator import Profile
 from firmware_export.fit import code_region, estimate_us, timing_model
 from firmware_export.stack import reached, stack_bound
 from firmware_export.thumb import uses_fpu
 
-# What the ports call their handlers; those that an image has are told.
-_HANDLERS = ("eqrl_port_uart_interrupt", "eqrl_port_timer_interrupt", "SysTick_Handler", "eqrl_port_trap")
 _PARTS = {"state": "eqrl_port_state", "observation": "eqrl_port_observation", "action": "eqrl_port_action"}
 _WATCHDOG_MS = (250, 30_000)  # EQRL_WATCHDOG_MS of eqrl_port.h, and the longest of main.c
 # Words of an eqrl_contract.
 _PERIOD_US, _TIMEOUT_US, _HOLD_STEPS = 7, 8, 10
 _FRAME_WORDS = 8  # r0-r3, r12, lr, pc, xPSR
-_FPU_WORDS = 18  # s0-s15, FPSCR, one reserved
 _INTERRUPTS = (
     "NAME_step, NAME_reset and NAME_infer keep everything in the state they are given: call them from an "
     "interrupt or from the main loop, but for one state never from both. The handlers move bytes and wake "
@@ -196,7 +193,7 @@ def _ram(elf: Elf, firmware: Firmware, board: Board, arena_bytes: int | None) ->
 
 def _handlers(elf: Elf) -> list[dict[str, Any]]:
     default = elf.symbols.get("eqrl_default_handler")
-    found = [elf.symbols[name] for name in _HANDLERS if name in elf.symbols]
+    found = [elf.symbols[name] for name in HANDLERS if name in elf.symbols]
     return [
         {"name": handler.name, "stack_bytes": stack_bound(elf, handler.name)}
         for handler in found
@@ -212,7 +209,7 @@ def _fpu(elf: Elf, board: Board, step: str) -> dict[str, Any]:
     return {
         "step_uses_registers": found,
         "frame_bytes": frame,
-        "frame_bytes_in_use": frame + 4 * _FPU_WORDS,
+        "frame_bytes_in_use": frame + 4 * fpu_frame_words(board),
     }
 
 

@@ -9,14 +9,27 @@ from edgeqrl.cli.main import run
 from edgeqrl.data import data_folder
 from edgeqrl.errors import DataError, UsageError
 from firmware_export.board import board_names, load_board
-from firmware_export.build import compile_firmware
+from firmware_export.build import _require_settings, compile_firmware
 from firmware_export.linker_script import render_linker_script
-from tests.firmware import BOARDS, EVERY_BOARD, board
+from tests.firmware import BOARDS, EVERY_BOARD, board, sources
 
 K = 1024
 SCHEMA = Path(__file__).parent.parent / "docs" / "board.schema.json"
 # What a schema cannot say.
-BEYOND_A_SCHEMA = ("regions 'boot2' and 'flash' overlap", "region 'boot2': it must be aligned to 4")
+BEYOND_A_SCHEMA = (
+    "regions 'boot2' and 'flash' overlap",
+    "region 'boot2': it must be aligned to 4",
+    "'port_sources' names 'uart_rp3.c', which port cortex_m does not have; did you mean 'uart_rp2.c'\\?$",
+    "port_settings: none of the 'port_sources' knows 'watchdog_s'; did you mean 'watchdog_ms'\\?$",
+    "port_settings: none of the 'port_sources' knows 'clock_hz'",
+    "port_settings: none of the 'port_sources' knows 'crystal_hz'",
+    "'watchdog' must be 'watchdog' with these 'port_sources', not 'none'",
+    "'watchdog' must be 'none' with these 'port_sources', not 'watchdog'",
+    "'twin' names 'mps2-an383', which is no board; did you mean 'mps2-an38.'",
+    "'twin' names 'stm32f4discovery', which has no 'qemu_machine' itself",
+    "emulation: 'twin' names 'mps2-an386', whose core is cortex-m4, not cortex-m0plus",
+)
+SETTINGS = "[port_settings]\n{} = 8\n\n[emulation]"
 GOOD = (data_folder("boards") / "rpi-pico.toml").read_text()
 
 
@@ -235,6 +248,16 @@ def test_to_json_is_plain_data() -> None:
         ("rp2040js = true", "renode = true", "emulation: unknown key 'renode'"),
         ('watchdog = "', 'watchdog = "!', "'watchdog' must match"),
         ("schema_version = 2", "schema_version = ", "is not valid TOML"),
+        ("baud = 115_200", "baud = 1_199", r"uart: 'baud' must lie in \[1200, "),
+        ('"uart_rp2.c"', '"uart_rp3.c"', BEYOND_A_SCHEMA[2]),
+        ("[emulation]", SETTINGS.format("watchdog_s"), BEYOND_A_SCHEMA[3]),
+        ("[emulation]", SETTINGS.format("clock_hz"), BEYOND_A_SCHEMA[4]),
+        ("[emulation]", SETTINGS.format("crystal_hz"), BEYOND_A_SCHEMA[5]),
+        ('watchdog = "watchdog"', 'watchdog = "none"', BEYOND_A_SCHEMA[6]),
+        ('"watchdog_rp2.c"', '"watchdog_none.c"', BEYOND_A_SCHEMA[7]),
+        ("rp2040js = true", 'twin = "mps2-an383"', BEYOND_A_SCHEMA[8]),
+        ("rp2040js = true", 'twin = "stm32f4discovery"', BEYOND_A_SCHEMA[9]),
+        ("rp2040js = true", 'twin = "mps2-an386"', BEYOND_A_SCHEMA[10]),
     ],
 )
 def test_broken_board_file_is_refused_in_one_sentence(tmp_path: Path, old: str, new: str, said: str) -> None:
@@ -250,3 +273,27 @@ def test_broken_board_file_is_refused_in_one_sentence(tmp_path: Path, old: str, 
 def test_missing_board_file_is_said(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="Cannot read board file"):
         load_board(tmp_path / "none.toml", data_folder("boards"))
+
+
+def test_setting_that_its_sources_need_is_asked_for(tmp_path: Path) -> None:
+    good = (data_folder("boards") / "stm32f4discovery.toml").read_text()
+    for old, said in (
+        ("crystal_hz = 8_000_000", r"of stm32f4discovery lacks crystal_hz in \[port_settings\]"),
+        ("irq = 38", r"of stm32f4discovery lacks 'irq' in \[uart\]"),
+    ):
+        assert old in good
+        path = tmp_path / "poor.toml"
+        path.write_text(good.replace(old, ""))
+        with pytest.raises(DataError, match=said):
+            compile_firmware(sources(), load_board(path, data_folder("boards")))
+
+
+@pytest.mark.parametrize("compiler", ["clang", "gcc"])
+def test_compilers_name_what_is_missing(compiler: str) -> None:
+    said = {
+        "clang": "clock.c:12:23: error: use of undeclared identifier 'EQRL_CRYSTAL_HZ'",
+        "gcc": "clock.c:12:23: error: \u2018EQRL_CRYSTAL_HZ\u2019 undeclared here (not in a function)",
+    }
+    with pytest.raises(DataError, match="lacks crystal_hz in"):
+        _require_settings(said[compiler], board("stm32f4discovery"))
+    _require_settings(said[compiler], board("rpi-pico"))  # its sources know no such setting: a fault of ours

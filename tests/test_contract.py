@@ -166,7 +166,7 @@ def test_other_fail_safes_are_refused_with_the_three_forms(text: str) -> None:
         (DiscreteHead(3, start=5), "value:0", "none of the actions 5 to 7"),
         (DiscreteHead(3), "value:0.5", "none of the actions"),
         (DiscreteHead(3), "value:0,1", "2 numbers, but an action has 1"),
-        (BoxHead((2,), (-1, -1), (1, 1), (1, 1), (0, 0)), "value:0", "1 numbers, but an action has 2"),
+        (BoxHead((2,), (-1, -1), (1, 1), (1, 1), (0, 0)), "value:0", "1 number, but an action has 2"),
         (BoxHead((2,), (-1, -1), (1, 1), (1, 1), (0, 0)), "value:0,1.5", "outside the action's bounds"),
     ],
 )
@@ -334,7 +334,20 @@ def test_option_beats_file_beats_environment(tmp_path: Path) -> None:
         ("fail_safe = 3", UsageError, "must be text"),
         ("fail_safe = 'hold:0'", UsageError, "hold:N"),
         ("observation = 3", UsageError, "tables"),
-        ("[[observation]]", UsageError, "has 1 tables"),
+        ("[[observation]]", UsageError, r"has 1 table \[\["),
+        ("fail_safe = 'hold:0'", UsageError, r"^fail_safe in '.*robot.toml': 'hold:0' is not"),
+        ("fail_safe = 'value:9,0'", UsageError, r"^fail_safe in '.*robot.toml': value:9,0 lies outside"),
+        (
+            "[[observation]]\nname = 'tilt'\n[[observation]]\n[[observation]]\nname = 'tilt'",
+            UsageError,
+            r"^\[\[observation\]\] 0 and 2 in '.*robot.toml' are both called 'tilt'",
+        ),
+        ("[[action]]\n[[action]]\nname = 'action_0'", UsageError, r"0 and 1 in .* called 'action_0'"),
+        (
+            "control_period_s = 0.02\nobservation_timeout_s = 0.02",
+            UsageError,
+            r"of 0.02 s \(contract file robot.toml\) must be longer than the control period of 0.02 s",
+        ),
         ("[[action]]\nlow = 1\n[[action]]", UsageError, "bounds of actions are the policy's own"),
         ("[[action]]\nname = 1\n[[action]]", UsageError, "printable"),
         ("[[action]]\nname = ''\n[[action]]", UsageError, "printable"),
@@ -350,6 +363,19 @@ def test_faults_of_a_contract_file_are_named(tmp_path: Path, text: str, error: A
         contract_facts(BoxChaosEnv, ContractOptions(path))
     with pytest.raises(DataError, match="Cannot read the contract file"):
         contract_facts(BoxChaosEnv, ContractOptions(tmp_path / "absent.toml"))
+
+
+def test_timeout_is_held_against_a_period_wherever_both_come_from(tmp_path: Path) -> None:
+    path = tmp_path / "robot.toml"
+    path.write_text("observation_timeout_s = 0.5")
+    stated = ContractOptions(path)
+    facts = contract_facts(None, stated)  # no period: nothing to hold it against
+    assert facts.observation_timeout_s == 0.5
+    assert contract_facts(None, replace(stated, control_period_s=0.4)).control_period_s == 0.4
+    with pytest.raises(UsageError, match=r"of 0.5 s .* period of 0.6 s \(--control-period\)"):
+        contract_facts(None, replace(stated, control_period_s=0.6))
+    with pytest.raises(UsageError, match="period of 1 s"):
+        override(facts, ContractOptions(control_period_s=1), DiscreteHead(2))
 
 
 @pytest.mark.parametrize("period", [0, -1, 1e-7, 3601, float("nan"), float("inf")])

@@ -79,7 +79,7 @@ def test_board_without_an_emulator_says_so(name: str) -> None:
 @pytest.mark.parametrize(("name", "engine"), WRONG)
 def test_engine_without_the_board_names_those_that_have_it(name: str, engine: str) -> None:
     there = " or ".join(plan.engine for plan in emulations(board(name)))
-    with pytest.raises(DeviceError, match=f"{engine} can run nothing of {name}; engines that can: {there}"):
+    with pytest.raises(UsageError, match=f"{engine} can run nothing of {name}; engines that can: {there}"):
         plan_emulation(board(name), engine)
     with pytest.raises(UsageError, match="did you mean 'qemu'"):
         plan_emulation(board(name), "qemo")
@@ -157,5 +157,5 @@ def test_bundle_plays_and_the_report_says_what_ran(
 @pytest.mark.slow
 def test_wrong_engine_for_a_board_is_one_sentence(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, errors = emulated(made, "rpi-pico", "qemu", capsys)
-    assert code == DeviceError.exit_code
+    assert code == UsageError.exit_code
     assert "error: qemu can run nothing of rpi-pico; engines that can: unicorn or rp2040js." in errors

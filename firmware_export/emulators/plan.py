@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from edgeqrl.errors import DeviceError, require_name
+from edgeqrl.errors import DeviceError, UsageError, require_name
 from firmware_export.board import Board
 from firmware_export.emulators.unicorn_engine import UNICORN_CORES
 
@@ -48,7 +48,8 @@ class EmulationPlan:
 def plan_emulation(board: Board, engine: str | None = None) -> EmulationPlan:
     """Return what `engine` can run; by default unicorn where it has the core, else QEMU.
 
-    Raises UsageError for an unknown engine, DeviceError where it can run nothing of the board.
+    Raises UsageError for an engine that is unknown or can run nothing of the board, DeviceError where no
+    engine can.
     """
     plans = emulations(board)
     if engine is None:
@@ -59,7 +60,7 @@ def plan_emulation(board: Board, engine: str | None = None) -> EmulationPlan:
     found = next((plan for plan in plans if plan.engine == engine), None)
     if found is None:
         there = " or ".join(plan.engine for plan in plans) or "none"
-        raise DeviceError(f"{engine} can run nothing of {board.name}; engines that can: {there}.")
+        raise UsageError(f"{engine} can run nothing of {board.name}; engines that can: {there}.")
     return found
 
 
