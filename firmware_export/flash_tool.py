@@ -77,6 +77,11 @@ class FlashTool:
     uart_usb: tuple[str, ...] = ()  # vendor:product of the board's own serial port of that UART
 
     @property
+    def asks_chip(self) -> bool:
+        """Return whether it is known what is written to: the chip is asked, or a volume says it of itself."""
+        return self.identify is not None or self.volume is not None
+
+    @property
     def commands(self) -> tuple[tuple[str, ...], ...]:
         """Return what runs, in this order."""
         return tuple(command for command in (self.erase, self.argv) if command)
@@ -109,6 +114,13 @@ def render(argv: Sequence[str], values: dict[str, str]) -> list[str]:
 def wants(argv: Sequence[str], placeholder: str) -> bool:
     """Return whether a command has this placeholder."""
     return any(f"{{{placeholder}}}" in word for word in argv)
+
+
+def selectors(tool: FlashTool) -> tuple[str, ...]:
+    """Return which of "port", "probe" and "volume" a user can name for a tool."""
+    if tool.find == "volume":
+        return ("volume",)
+    return tuple(name for name in ("port", "probe") if any(wants(argv, name) for argv in tool.commands))
 
 
 def _problem(tool: FlashTool) -> str:

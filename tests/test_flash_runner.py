@@ -10,6 +10,7 @@ from edgeqrl.data import data_folder
 from edgeqrl.errors import DataError, DeviceError, MissingToolError, UsageError
 from firmware_export.board import Board, board_names, load_board
 from firmware_export.flash_tool import FlashTool
+from firmware_export.flashers.find import a
 from firmware_export.flashers.runner import Choice, Flashed, flash
 from tests.flash_fakes import (
     Programs,
@@ -239,6 +240,60 @@ def test_tool_that_is_not_the_boards_is_refused(bench: Bench) -> None:
         bench.flash(BOARDS["rpi-pico"], tool="picotol")
 
 
+def test_names_of_tools_are_told_and_how_to_get_one(bench: Bench) -> None:
+    with pytest.raises(UsageError, match=r"rpi-pico has no flash tool 'nope'; there are: volume-copy, pico"):
+        bench.flash(BOARDS["rpi-pico"], tool="nope")
+    with pytest.raises(MissingToolError, match=r"^picotool is not installed; "):
+        bench.flash(BOARDS["rpi-pico"], tool="picotool")
+
+
+@pytest.mark.parametrize(
+    ("board_name", "tool_name", "choice", "said"),
+    [
+        ("rpi-pico", "volume-copy", {"port": "/dev/X"}, "--port; it uses --volume.*asked is --uart"),
+        ("rpi-pico", "openocd", {"volume": Path("x")}, "it uses none of .*goes with --tool volume-copy"),
+        ("rpi-pico", "openocd", {"probe": "E66"}, "--probe; .* goes with --tool pyocd"),
+        ("esp32c3", "esptool", {"probe": "x"}, "--probe; it uses --port"),
+        ("microbit", "gdb-multiarch", {"probe": "x"}, "it uses --port.*--probe goes with --tool pyocd"),
+    ],
+)
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_option_that_the_tool_does_not_use_is_refused(
+    bench: Bench, board_name: str, tool_name: str, choice: dict[str, object], said: str, dry_run: bool
+) -> None:
+    board = BOARDS[board_name]
+    bench.plug(board, tool_of(board, tool_name))
+    with pytest.raises(UsageError, match=f"^{tool_name} does not use.*{said}"):
+        bench.flash(board, tool=tool_name, dry_run=dry_run, **choice)
+    assert bench.programs.asked == []
+
+
+@pytest.mark.parametrize(
+    ("board_name", "tool_name", "notes"),
+    [
+        ("esp32c3", "esptool", ["its 0x0 is address 0x42000000"]),
+        ("netduinoplus2", "stm32loader", ["not by address: 0x0 and length 0x400 are sectors 0 to 0"]),
+        ("netduinoplus2", "openocd", []),
+        ("rpi-pico", "volume-copy", []),
+        ("teensy41", "teensy_loader_cli", ["the chip is not asked"]),
+    ],
+)
+def test_dry_run_says_what_its_commands_do_not_show(
+    bench: Bench, board_name: str, tool_name: str, notes: list[str]
+) -> None:
+    done = bench.flash(BOARDS[board_name], tool=tool_name, dry_run=True)
+    assert len(done.notes) == len(notes)
+    for note, part in zip(done.notes, notes, strict=True):
+        assert part in note
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("esp32c3", "an esp32c3"), ("microbit", "a microbit"), ("nrf5340dk", "an nrf5340dk")]
+)
+def test_boards_have_their_article(name: str, text: str) -> None:
+    assert a(name) == text
+
+
 def test_emulated_machine_is_not_flashed(bench: Bench) -> None:
     with pytest.raises(DeviceError, match="mps2-an386 is not flashed: it is an emulated machine"):
         bench.flash(BOARDS["mps2-an386"])
@@ -344,7 +399,7 @@ def test_usb_probe_of_several_is_refused(bench: Bench, monkeypatch: pytest.Monke
     with pytest.raises(DeviceError, match=r"More than one probe.*AA .*BB .*Unplug all but one"):
         bench.flash(board, tool="openocd")
     plug_usb(monkeypatch, bench.place / "usb3", {"CC": "1d6b:0002"})
-    with pytest.raises(DeviceError, match="openocd finds no probe of a stm32f4discovery; found: none"):
+    with pytest.raises(DeviceError, match="openocd finds no probe of an stm32f4discovery; found: none"):
         bench.flash(board, tool="openocd")
 
 

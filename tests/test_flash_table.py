@@ -59,6 +59,11 @@ def test_every_command_is_compared_and_no_other_is_kept() -> None:
     ]
 
 
+def test_tool_that_cannot_ask_the_chip_says_so() -> None:
+    rows = [row for row in flash_table(BOARDS).splitlines() if "the chip is not asked" in row]
+    assert [row.split(" | ")[1] for row in rows] == ["teensy_loader_cli"]
+
+
 def test_boards_without_firmware_have_no_flash_tool() -> None:
     """Nothing could be written by it: their vendor's SDK builds the firmware, or they run Linux."""
     assert {board.kind for board, _ in TOOLS} == {"mcu"}

@@ -66,7 +66,7 @@ class FakeBoard:
 
 
 def ask(fake: FakeBoard) -> Verified:
-    return verify(BOARD, COPY, Choice(port=fake.port), MODEL)
+    return verify(BOARD, COPY, Choice(), MODEL, uart=fake.port)
 
 
 def test_board_that_runs_the_model_is_verified() -> None:
@@ -114,7 +114,7 @@ def test_port_is_the_one_that_hears_the_uart(monkeypatch: pytest.MonkeyPatch) ->
         (esp, Choice(), None, "/dev/A"),
         (bossac, named, None, None),  # the tool's port is the bootloader's
         (bossac, named, "/dev/Y", "/dev/Y"),
-        (daplink, named, None, "/dev/X"),
+        (daplink, Choice(), "/dev/Y", "/dev/Y"),
         (daplink, Choice(), None, "/dev/B"),
         (gdb, Choice(port="localhost:3333"), None, None),
         (COPY, Choice(), None, None),

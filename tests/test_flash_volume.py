@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edgeqrl.data import data_folder
-from edgeqrl.errors import DeviceError, OutputError
+from edgeqrl.errors import DeviceError, OutputError, UsageError
 from firmware_export.board import Board, load_board
 from firmware_export.flash_tool import VOLUME_COPY, VolumeMark
 from firmware_export.flashers.runner import Choice, Flashed, flash
@@ -83,12 +83,17 @@ def test_another_board_is_refused_and_listed(tmp_path: Path, media: Path, name: 
     board = BOARDS[name]
     volume = mount(media, "DRIVE", line, MARKS[name][0])
     said = line.partition(": ")[2]
-    with pytest.raises(DeviceError, match=rf"no volume of a {name} in boot mode; .*DRIVE \({said}\)"):
+    with pytest.raises(DeviceError, match=rf"no volume of an? {name} in boot mode; .*DRIVE \({said}\)"):
         write(board, tmp_path)
     for dry_run in (False, True):
-        with pytest.raises(DeviceError, match=f"DRIVE is not a {name} in boot mode"):
+        with pytest.raises(DeviceError, match=f"DRIVE is not an? {name} in boot mode"):
             write(board, tmp_path, volume=volume, dry_run=dry_run)
     assert len(list(volume.iterdir())) == 1
+
+
+def test_volume_that_is_no_folder_is_said(tmp_path: Path, media: Path) -> None:
+    with pytest.raises(UsageError, match=r"--volume .*gone: there is no such folder"):
+        write(BOARDS["rpi-pico"], tmp_path, volume=media / "gone")
 
 
 def test_two_boards_are_refused_and_listed_unless_one_is_named(tmp_path: Path, media: Path) -> None:

@@ -110,6 +110,7 @@ def test_flash_says_what_it_would_deploy(made: Path, capsys: pytest.CaptureFixtu
         ([], "say where with --host user@host"),
         (["--host", "pi@robot", "--port", "/dev/ttyACM0"], "--port is for boards that are flashed"),
         (["--host", "-oProxyCommand=x", "--dry-run"], "not of the form user@host"),
+        (["--host", "pi@x", "--ssh-option", '-p "22', "--dry-run"], "into words: no closing quotation"),
         (["--service"], "go with --host"),
         (["--host", "pi@robot", "--board", "mps2-an386"], "is for board 'rpi4'"),
     ],

@@ -38,6 +38,10 @@ def test_example_is_a_board_that_does_not_ship(path: Path, new: Board) -> None:
     assert schema_faults(path.read_text()) == []
 
 
+def test_its_flash_tools_ask_the_chip_first(new: Board) -> None:
+    assert all(tool.identify is not None for tool in new.flash_tools)
+
+
 def test_firmware_is_built_for_it_and_acts_as_the_host(new: Board) -> None:
     built = compile_firmware(sources(), new, compiler=cross_compiler("zig"), with_selftest=True)
     elf = read_elf(built.elf)

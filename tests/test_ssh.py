@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edgeqrl.errors import DeviceError
-from firmware_export.flashers.ssh import _Remote, deploy, release_of
+from firmware_export.flashers.ssh import _cure, _Remote, deploy, release_of
 from firmware_export.linux.package import LinuxPackage
 from tests.ssh_server import SshServer, ssh_server, stand_in_server
 
@@ -253,8 +253,21 @@ def test_roll_back_that_fails_is_said(server: SshServer, home: Path) -> None:
 
 def test_unreachable_host_is_said_with_the_cure(server: SshServer) -> None:
     options = (*server.options[2:], "-p", "1")
-    with pytest.raises(DeviceError, match=r"Cannot reach .* ssh-copy-id"):
+    with pytest.raises(DeviceError, match=r"Cannot reach .*Is it on, and is the name right\?"):
         deploy(package(), server.host, options=options)
+
+
+@pytest.mark.parametrize(
+    ("said", "cure"),
+    [
+        ("pi@x: Permission denied (publickey,password).", "ssh-copy-id pi@x"),
+        ("Host key verification failed.", "by hand: ssh pi@x"),
+        ("ssh: Could not resolve hostname x: Name or service not known", "Is it on"),
+        ("ssh: connect to host x port 22: Connection refused", "Is it on"),
+    ],
+)
+def test_cure_is_that_of_what_ssh_says(said: str, cure: str) -> None:
+    assert cure in _cure("pi@x", [said])
 
 
 def test_result_is_plain_json(server: SshServer, home: Path) -> None:

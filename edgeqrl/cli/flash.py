@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.option("--probe", metavar="ID", help="The debug probe or bootloader, where there are several.")
 @click.option("--volume", type=FOLDER, help="The board's drive, where it is not found by itself.")
 @click.option(
-    "--uart", metavar="PORT", help="Serial port on which the firmware is asked, if it is not --port."
+    "--uart", metavar="PORT", help="Serial port on which the firmware is asked, if it is not found by itself."
 )
 @click.option("--host", metavar="USER@HOST", help="Of a board that runs Linux: where ssh finds it.")
 @click.option(
@@ -91,7 +91,7 @@ def _deploy(
         bundle,
         host,
         board=board,
-        options=[word for text in words for word in shlex.split(text)],
+        options=[word for text in words for word in _words(text)],
         watch=_nothing if as_json else _show,
         **how,
     )
@@ -99,6 +99,18 @@ def _deploy(
         print_json(done.to_json())
     else:
         click.echo(deployed_text(done))
+
+
+def _words(text: str) -> list[str]:
+    from edgeqrl.errors import UsageError
+
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise UsageError(
+            f"--ssh-option {text} cannot be taken apart into words: {str(error).lower()}. Write it as for a "
+            "shell, such as '-p 2222'."
+        ) from error
 
 
 def _print(done: "FlashResult") -> None:
@@ -114,6 +126,7 @@ def _print(done: "FlashResult") -> None:
         ("found", flashed.found),
         *(("runs", shlex.join(command)) for command in flashed.commands),
         ("runs", "" if flashed.commands else f"a copy of {flashed.image.name} to the drive"),
+        *(("note", text) for text in flashed.notes),
         *(("missing", text) for text in flashed.missing),
         ("confirm", flashed.confirm if not flashed.is_written else ""),
     ]

@@ -14,6 +14,8 @@ _USB_DEVICES = Path("/sys/bus/usb/devices")
 # What may stand in a command: no option, no blank, nothing that a tool's own language could take apart.
 _NAME = re.compile(r"[A-Za-z0-9_./\\:][A-Za-z0-9_./\\:@%+=,?&-]*")
 
+_AN = re.compile(r"[aeio]|(?:stm|nrf|mps)\d")  # spoken with a vowel first
+
 Run = Callable[[Sequence[str]], Said]
 
 
@@ -35,6 +37,11 @@ class Search:
     chosen: Candidate | None
     found: tuple[Candidate, ...]
     problem: str = ""
+
+
+def a(board_name: str) -> str:
+    """Return the name of a board with its article."""
+    return f"{'an' if _AN.match(board_name) else 'a'} {board_name}"
 
 
 def find_board(
@@ -99,6 +106,8 @@ def _line(path: Path) -> str:
 
 def _volume(tool: FlashTool, board_name: str, volume: Path | None) -> Search:
     assert tool.volume is not None
+    if volume is not None and not volume.is_dir():
+        raise UsageError(f"--volume {volume}: there is no such folder.")
     matching, others = find_volumes(tool.volume, volume)
     found = tuple(Candidate(str(folder), mark) for folder, mark in (*matching.items(), *others.items()))
     if len(matching) == 1:
@@ -107,8 +116,8 @@ def _volume(tool: FlashTool, board_name: str, volume: Path | None) -> Search:
     if matching:
         return Search(None, found, f"More than one {board_name} is there; {listed} Name one with --volume.")
     if volume is not None:
-        raise DeviceError(f"{volume} is not a {board_name} in boot mode; {listed} {tool.hint}".rstrip())
-    text = f"There is no volume of a {board_name} in boot mode; {listed} {tool.hint}"
+        raise DeviceError(f"{volume} is not {a(board_name)} in boot mode; {listed} {tool.hint}".rstrip())
+    text = f"There is no volume of {a(board_name)} in boot mode; {listed} {tool.hint}"
     return Search(None, found, text.rstrip())
 
 
@@ -123,8 +132,8 @@ def _serial(tool: FlashTool, board_name: str, port: str | None) -> Search:
         text = f"More than one port could be the {board_name}: {_listed(found)}. Name one with --port."
         return Search(None, found, text)
     others = serial_ports()
-    text = f"No serial port is known as that of a {board_name}; ports found: {_listed(others)}. {tool.hint}"
-    return Search(None, others, f"{text.rstrip()} A port can be named with --port.")
+    text = f"No serial port is known as that of {a(board_name)}; ports found: {_listed(others)}."
+    return Search(None, others, f"{text} {tool.hint}".rstrip() + " A port can be named with --port.")
 
 
 def _unfound(tool: FlashTool, port: str | None) -> Search:
@@ -154,7 +163,7 @@ def _probe(tool: FlashTool, board_name: str, probe: str | None, run: Run) -> Sea
         cure = "Name one with --probe." if can_name else "Unplug all but one."
         text = f"More than one {what} is there, and any could be the {board_name}: {_listed(found)}. {cure}"
         return Search(None, found, text)
-    text = f"{tool.tool} finds no {what} of a {board_name}; found: none. {tool.hint}"
+    text = f"{tool.tool} finds no {what} of {a(board_name)}; found: none. {tool.hint}"
     return Search(None, found, text.rstrip())
 
 

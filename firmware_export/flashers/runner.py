@@ -5,15 +5,17 @@ that the image lies in flash that may be written, that exactly one board is ther
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from edgeqrl.errors import DeviceError, MissingToolError, UsageError, require_name
+from edgeqrl.errors import DeviceError, MissingToolError, UsageError
 from firmware_export.board import Board
 from firmware_export.build import Firmware
-from firmware_export.flash_tool import VOLUME_COPY, FlashTool, render
-from firmware_export.flashers.find import Candidate, find_board
+from firmware_export.flash_tool import VOLUME_COPY, FlashTool, render, selectors, wants
+from firmware_export.flashers.find import Candidate, a, find_board
 from firmware_export.flashers.programs import (
     Said,
     Watch,
@@ -59,6 +61,7 @@ class Flashed:
     commands: tuple[tuple[str, ...], ...]  # with placeholders left where nothing was found
     found: str  # the board: port, volume or probe, and its chip; empty if none
     confirm: str  # what is confirmed by --yes; empty if nothing
+    notes: tuple[str, ...] = ()  # what the commands do not show
     missing: tuple[str, ...] = ()  # why it could not be written now; of a dry run only
     is_written: bool = False
 
@@ -74,6 +77,7 @@ class Flashed:
             "commands": [list(command) for command in self.commands],
             "found": self.found,
             "confirm": self.confirm,
+            "notes": list(self.notes),
             "missing": list(self.missing),
             "is_written": self.is_written,
         }
@@ -88,6 +92,7 @@ def flash(firmware: Firmware, board: Board, folder: Path, choice: Choice, watch:
     """
     require_groups_of_processes()
     tool, missing = choose_tool(board, choice)
+    _require_selectors(board, tool, choice)
     plan = _plan(firmware, board, folder, tool)
     if tool.confirm and not choice.is_confirmed and not choice.dry_run:
         raise UsageError(f"{tool.confirm} Confirm it with --yes.")
@@ -114,13 +119,14 @@ def choose_tool(board: Board, choice: Choice) -> tuple[FlashTool, str]:
     if not tools:
         raise DeviceError(f"{board.name} is not flashed: {_why_none(board)}")
     if choice.tool is not None:
-        require_name(f"flash tool of {board.name}", choice.tool, [tool.tool for tool in tools])
-        tools = tuple(tool for tool in tools if tool.tool == choice.tool)
+        tools = (_named(board, choice.tool),)
     there = [tool for tool in tools if is_installed(tool)]
     if there:
         return there[0], ""
     cures = "; ".join(f"{tool.tool}: {tool.needs}" for tool in tools)
-    text = f"No tool that flashes a {board.name} is installed. One of these does: {cures}"
+    text = f"No tool that flashes {a(board.name)} is installed. One of these does: {cures}"
+    if choice.tool is not None:
+        text = f"{choice.tool} is not installed; {tools[0].needs}"
     if choice.dry_run:
         return tools[0], text
     raise MissingToolError(text)
@@ -130,6 +136,35 @@ def is_installed(tool: FlashTool) -> bool:
     """Return whether all programs of a tool are there."""
     asked = [part.argv for part in (tool.listing, tool.identify) if part is not None]
     return all(program_path(argv[0]) is not None for argv in (*tool.commands, *asked))
+
+
+def _named(board: Board, name: str) -> FlashTool:
+    tools = {tool.tool: tool for tool in board.flash_tools}
+    if name not in tools:
+        near = get_close_matches(name, tools, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(tools)}."
+        raise UsageError(f"{board.name} has no flash tool '{name}'; {hint}")
+    return tools[name]
+
+
+def _require_selectors(board: Board, tool: FlashTool, choice: Choice) -> None:
+    """Raise UsageError for an option that the tool would not look at: what it named would not be taken."""
+    given = {"port": choice.port, "probe": choice.probe, "volume": choice.volume}
+    unused = [name for name, value in given.items() if value is not None and name not in selectors(tool)]
+    if not unused:
+        return
+    name = unused[0]
+    text = f"{tool.tool} does not use --{name}; it uses {_options(selectors(tool))}."
+    others = [other.tool for other in board.flash_tools if name in selectors(other)]
+    if others:
+        text += f" For {board.name}, --{name} goes with --tool {' or '.join(others)}."
+    if name == "port":
+        text += " The port on which the firmware is asked is --uart."
+    raise UsageError(text)
+
+
+def _options(names: Sequence[str]) -> str:
+    return " and ".join(f"--{name}" for name in names) or "none of --port, --probe and --volume"
 
 
 def _why_none(board: Board) -> str:
@@ -147,9 +182,30 @@ def _plan(firmware: Firmware, board: Board, folder: Path, tool: FlashTool) -> Fl
     written = image_range(tool, firmware, size, board)
     require_writable(*written, board)
     erased = erased_range(tool, *written, board)
-    plan = Flashed(board.name, tool.tool, image, size, written, erased, (), "", tool.confirm)
+    notes = _notes(tool, written, erased, board)
+    plan = Flashed(board.name, tool.tool, image, size, written, erased, (), "", tool.confirm, notes)
     values = _values(plan, tool, board)
     return replace(plan, commands=tuple(tuple(render(argv, values)) for argv in tool.commands))
+
+
+def _notes(tool: FlashTool, written: Range, erased: Range, board: Board) -> tuple[str, ...]:
+    """Say what the commands do not show: numbers that are no addresses, and a chip that nobody asks."""
+    notes = []
+    if tool.image_offset is not None and tool.image_offset != written[0]:
+        notes.append(
+            f"{tool.tool} counts from the start of flash: its {tool.image_offset:#x} is address "
+            f"{written[0]:#010x} of the chip"
+        )
+    offset, length = tool_erase_area(tool, erased, board)
+    if wants(tool.erase, "erase_length") and length != erased[1] - erased[0]:
+        first, count = offset // tool.erase_page_bytes, length // tool.erase_page_bytes
+        notes.append(
+            f"{tool.tool} erases by number of sector times {tool.erase_page_bytes}, not by address: "
+            f"{offset:#x} and length {length:#x} are sectors {first} to {first + count - 1}"
+        )
+    if not tool.asks_chip:
+        notes.append(f"the chip is not asked: the board's file has no command for it with {tool.tool}")
+    return tuple(notes)
 
 
 def _values(plan: Flashed, tool: FlashTool, board: Board, name: str | None = None) -> dict[str, str]:
@@ -200,7 +256,7 @@ def _identify(tool: FlashTool, board: Board, values: dict[str, str], folder: Pat
     if not chips:
         hint = f" {tool.hint}" if tool.hint else ""
         words = f" Its last words: {said.tail}" if said.code else ""
-        return "", f"{tool.tool} finds no chip of a {board.name}.{hint}{words}"
+        return "", f"{tool.tool} finds no chip of {a(board.name)}.{hint}{words}"
     listed = ", ".join(chips)
     if len(chips) > 1:
         return "", (
@@ -209,7 +265,7 @@ def _identify(tool: FlashTool, board: Board, values: dict[str, str], folder: Pat
         )
     if not re.fullmatch(tool.identify.expect, chips[0]):
         raise DeviceError(
-            f"The chip there is not that of a {board.name}: {tool.tool} finds {listed}. Nothing was written."
+            f"The chip there is not that of {a(board.name)}: {tool.tool} finds {listed}. Nothing was written."
         )
     return f"chip {chips[0]}", ""
 

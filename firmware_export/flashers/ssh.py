@@ -200,11 +200,18 @@ class _Remote:
         said = (done.stderr or done.stdout).decode("utf-8", "replace").strip().splitlines()
         said = said or [f"exit code {done.returncode}"]  # above 128: ended by a signal
         if done.returncode == _SSH_FAILED:
-            raise DeviceError(
-                f"Cannot reach {self.host} by ssh without a password ({said[-1]}). Set up a key: "
-                f"ssh-copy-id {self.host}."
-            )
+            raise DeviceError(f"Cannot reach {self.host} by ssh ({said[-1]}). {_cure(self.host, said)}")
         raise DeviceError(f"{what} failed on {self.host}: {said[-1]}.")
+
+
+def _cure(host: str, said: Sequence[str]) -> str:
+    """Say what to do about a connection that ssh did not get, going by what it says."""
+    text = "\n".join(said)
+    if "Permission denied" in text:
+        return f"No password is asked for. Set up a key: ssh-copy-id {host}."
+    if "Host key verification failed" in text:
+        return f"Its key is not known, or not the one it had. Connect once by hand: ssh {host}."
+    return "Is it on, and is the name right?"
 
 
 def _self_test(remote: _Remote, name: str, release: str, progress: Progress) -> dict[str, Any]:

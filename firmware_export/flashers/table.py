@@ -45,7 +45,8 @@ def _command(tool: FlashTool) -> str:
     if tool.volume is not None:
         mark = f"`{tool.volume.key}: {tool.volume.expect}` in {tool.volume.file}"
         return f"copy `{{image}}` to the drive with {mark}".replace("|", "\\|")
-    return "<br>".join(f"`{' '.join(map(_word, command))}`" for command in tool.commands)
+    lines = [f"`{' '.join(map(_word, command))}`" for command in tool.commands]
+    return "<br>".join(lines if tool.asks_chip else [*lines, "the chip is not asked"])
 
 
 def _word(word: str) -> str:

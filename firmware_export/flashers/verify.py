@@ -6,8 +6,8 @@ from typing import Any
 
 from edgeqrl.errors import DeviceError, MissingToolError
 from firmware_export.board import Board
-from firmware_export.flash_tool import FlashTool, wants
-from firmware_export.flashers.find import serial_ports
+from firmware_export.flash_tool import FlashTool
+from firmware_export.flashers.find import a, serial_ports
 from firmware_export.flashers.runner import Choice
 
 _COMES_BACK_S = 4.0  # a port on USB after a restart
@@ -27,11 +27,10 @@ class Verified:
 
 
 def uart_port(tool: FlashTool, choice: Choice, uart: str | None) -> str | None:
-    """Return where the firmware is heard: as said, else the port used, else the board's own on USB."""
+    """Return where the firmware is heard: as said, else the tool's port if it is that, else one on USB."""
     if uart is not None:
         return uart
-    is_tools = tool.find == "serial" or any(wants(argv, "port") for argv in tool.commands)
-    if choice.port is not None and (tool.uart_on_port or not is_tools):
+    if choice.port is not None and tool.uart_on_port:
         return choice.port
     usb = tool.usb if tool.uart_on_port else tool.uart_usb
     found = serial_ports(usb) if usb else ()
@@ -85,7 +84,7 @@ def _ask(port: str, board: Board, model_sha256: bytes) -> Verified:
             )
         if hello.board != board.name:
             raise DeviceError(
-                f"Written to a {board.name}, but the device at {port} says that it is a {hello.board}. Is "
+                f"Written to {a(board.name)}, but the device at {port} says that it is a {hello.board}. Is "
                 "that its port?"
             )
         tested = device.selftest().rows if hello.has_selftest else 0
