@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from edgeqrl.cli.main import Interrupt, cli, run
-from edgeqrl.errors import EdgeQRLError
+from edgeqrl.errors import DataError, EdgeQRLError
 from edgeqrl.files import sha256
 from edgeqrl.stages import Settings
 from firmware_export import toolchain
@@ -428,6 +428,11 @@ def test_second_interrupt_does_not_disturb_the_cleaning_up() -> None:
         interrupt(signal.SIGINT, None)
     interrupt(signal.SIGINT, None)
     interrupt(signal.SIGTERM, None)
+
+
+def test_export_of_what_is_not_there_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["export", "no-such-bundle"]) == DataError.exit_code
+    assert "'no-such-bundle' is neither a bundle nor a .tflite file." in capsys.readouterr().err
 
 
 def test_full_disk_behind_standard_output_is_one_sentence() -> None:

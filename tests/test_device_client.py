@@ -394,14 +394,14 @@ def test_a_port_is_ours_alone() -> None:
         ("/dev/ttyNOTHING9", DeviceError, "no such file or directory"),
         ("socket://127.0.0.1:1", DeviceError, "connection refused"),
         ("nonsense://x", UsageError, "is not the name of a port, such as"),
-        ("socket://nowhere", UsageError, "is not the name of a port|Cannot open port"),
+        ("socket://nowhere", UsageError, "is not of the form socket://HOST:PORT"),
         ("/tmp", DeviceError, "Cannot open port '/tmp'"),
     ],
 )
 def test_a_port_that_does_not_open_is_one_sentence(url: str, error: type[Exception], words: str) -> None:
     with pytest.raises((DeviceError, UsageError), match=f"(?i){words}") as caught:
         open_device(url)
-    assert type(caught.value) is error or "nowhere" in url
+    assert type(caught.value) is error
     assert "\n" not in str(caught.value)
 
 

@@ -127,6 +127,11 @@ def test_a_port_goes_with_the_device(
     assert "--port and --baud go with --backend device." in capsys.readouterr().err
 
 
+def test_misspelt_device_is_told_as_the_backend_that_is_meant(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["validate", ".", "--backend", "devise"]) == UsageError.exit_code
+    assert "did you mean 'device'?" in capsys.readouterr().err
+
+
 def test_the_device_needs_a_port(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert validate(bundle) == 2
     assert "--port" in capsys.readouterr().err

@@ -126,10 +126,11 @@ def validate(
     --backend device plays the quantized side on the device at --port, which runs the bundle's firmware, and
     compares every action with the C on this host.
     """
+    from edgeqrl.backends import NETWORK_BACKENDS
     from edgeqrl.cli.show import print_conversion, print_json
-    from edgeqrl.errors import UsageError
+    from edgeqrl.errors import UsageError, require_name
 
-    is_device = backend == "device"
+    is_device = require_name("backend", backend, ("device", *NETWORK_BACKENDS)) == "device"
     if not is_device and (port, baud) != (None, None):
         raise UsageError("--port and --baud go with --backend device.")
     with _progress() as progress:
@@ -173,7 +174,7 @@ def export(bundle: Path, as_json: bool, output: Path | None, name: str | None, *
     """Write the C99 sources of BUNDLE, or of any fully-integer .tflite network to -o DIR."""
     from edgeqrl import stages
     from edgeqrl.bundle import edit_bundle
-    from edgeqrl.errors import UsageError
+    from edgeqrl.errors import DataError, UsageError
 
     if bundle.is_dir():
         if output is not None or name is not None:
@@ -189,6 +190,8 @@ def export(bundle: Path, as_json: bool, output: Path | None, name: str | None, *
             )
         target, following = bundle, f" Next: edgeqrl build {bundle} --board BOARD"
     else:
+        if bundle.suffix != ".tflite":
+            raise DataError(f"'{bundle}' is neither a bundle nor a .tflite file.")
         if output is None:
             raise UsageError(f"Say with -o DIR where the sources of '{bundle}' go.")
         if settings_from(options).contract:

@@ -1,6 +1,7 @@
 """The bytes between host and device: a serial port, a pty or a TCP socket, named as pyserial does."""
 
 import os
+import re
 import time
 from contextlib import suppress
 from importlib import import_module
@@ -13,6 +14,7 @@ DEFAULT_BAUD = 115_200
 _SLICE_S = 0.05  # pyserial waits so long for bytes that are missing
 _WRITE_TIMEOUT_S = 5.0
 _MOST_STALE_BYTES = 2**16
+_SOCKET = re.compile(r"socket://[^/]+:\d{1,5}(?:[/?].*)?")
 _USUAL_URLS = "/dev/ttyACM0, COM3, or socket://HOST:PORT"
 
 
@@ -98,6 +100,8 @@ class SerialLink:
 
     def _open(self, baud: int) -> Any:
         serial = _pyserial()
+        if self.url.startswith("socket://") and not _SOCKET.fullmatch(self.url):
+            raise UsageError(f"--port '{self.url}' is not of the form socket://HOST:PORT.")
         try:
             return serial.serial_for_url(
                 self.url, baud, timeout=_SLICE_S, write_timeout=_WRITE_TIMEOUT_S, exclusive=True

@@ -144,7 +144,9 @@ def _rp2040js(board: Board, uf2: bytes) -> Machine:
     if node is None:
         raise MissingToolError("rp2040js needs node; get it with `sudo apt install nodejs`.")
     if library is None:
-        raise MissingToolError("rp2040js is not installed; get it here with `npm install rp2040js@1.4.1`.")
+        raise MissingToolError(
+            "rp2040js is not installed; get it here with `npm install --no-save rp2040js@1.4.1`."
+        )
     argv = [node, str(_BRIDGE), str(library), "firmware.uf2"]
     return Machine(argv, {"firmware.uf2": uf2}, name=_RP2040JS)
 
