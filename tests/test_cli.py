@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from edgeqrl.cli.main import Interrupt, cli, run
-from edgeqrl.errors import DataError, EdgeQRLError
+from edgeqrl.errors import DataError, EdgeQRLError, UsageError
 from edgeqrl.files import sha256
 from edgeqrl.stages import Settings
 from firmware_export import toolchain
@@ -185,7 +185,10 @@ def test_recorded_observations_measure_no_return(tmp_path: Path, capsys: pytest.
     np.savez(log, observations=rng.normal(0, 0.5, (300, 4)).astype(np.float32))
     folder = str(tmp_path / "recorded")
     command = ["convert", CARTPOLE[0], "--observations", str(log), "--head", "argmax", "-o", folder]
-    assert run([*command, "--board", "mps2-an386", "--fail-safe", "value:0"]) == 0
+    for_board = [*command, "--board", "mps2-an386", "--fail-safe", "value:0"]
+    assert run(for_board) == UsageError.exit_code  # when is an observation lost?
+    assert "--control-period" in capsys.readouterr().err
+    assert run([*for_board, "--control-period", "0.02"]) == 0
     shown = capsys.readouterr().out
     assert "no return was measured" in " ".join(shown.split()).lower()
     assert report_of(Path(folder)).get("verdict") is None
