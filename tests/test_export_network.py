@@ -100,7 +100,7 @@ def test_an_exported_network_has_no_step_and_its_example_runs(tmp_path: Path) ->
     [
         ([str(DATA / "a_cartpole.tflite")], 2, "-o DIR"),
         ([str(DATA / "absent.tflite"), "-o", "x"], 12, "Cannot read"),
-        ([str(DATA / "cartpole_q_near_100.keras"), "-o", "x"], 12, "not a .tflite"),
+        ([str(DATA / "cartpole_q_near_100.keras"), "-o", "x"], 12, "nor a .tflite"),
         ([str(DATA / "a_cartpole.tflite"), "-o", "x", "--name", "int"], 2, "keyword"),
     ],
 )

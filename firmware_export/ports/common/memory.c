@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The three functions that a freestanding compiler may call on its own. Built with -fno-builtin and without loop
+ * The functions that a freestanding compiler may call on its own. Built with -fno-builtin and without loop
  * recognition, or they would call themselves. Words where both ends are aligned, else bytes.
  */
 #include <stddef.h>
@@ -54,3 +54,48 @@ void *memset(void *target, int value, size_t size)
     }
     return target;
 }
+
+#if defined(__ARM_EABI__)
+/* clang calls these where the run-time ABI for Arm lets it (IHI 0043, section 5.3.4): their arguments have
+ * another order, they return nothing, and the number is the alignment that the caller promises. */
+void __aeabi_memcpy(void *target, const void *source, size_t size);
+void __aeabi_memcpy4(void *target, const void *source, size_t size);
+void __aeabi_memcpy8(void *target, const void *source, size_t size);
+void __aeabi_memmove(void *target, const void *source, size_t size);
+void __aeabi_memmove4(void *target, const void *source, size_t size);
+void __aeabi_memmove8(void *target, const void *source, size_t size);
+void __aeabi_memset(void *target, size_t size, int value);
+void __aeabi_memset4(void *target, size_t size, int value);
+void __aeabi_memset8(void *target, size_t size, int value);
+void __aeabi_memclr(void *target, size_t size);
+void __aeabi_memclr4(void *target, size_t size);
+void __aeabi_memclr8(void *target, size_t size);
+
+#define COPY(NAME, BY) \
+    void NAME(void *target, const void *source, size_t size) \
+    { \
+        (void)BY(target, source, size); \
+    }
+#define SET(NAME) \
+    void NAME(void *target, size_t size, int value) \
+    { \
+        (void)memset(target, value, size); \
+    }
+#define CLEAR(NAME) \
+    void NAME(void *target, size_t size) \
+    { \
+        (void)memset(target, 0, size); \
+    }
+COPY(__aeabi_memcpy, memcpy)
+COPY(__aeabi_memcpy4, memcpy)
+COPY(__aeabi_memcpy8, memcpy)
+COPY(__aeabi_memmove, memmove)
+COPY(__aeabi_memmove4, memmove)
+COPY(__aeabi_memmove8, memmove)
+SET(__aeabi_memset)
+SET(__aeabi_memset4)
+SET(__aeabi_memset8)
+CLEAR(__aeabi_memclr)
+CLEAR(__aeabi_memclr4)
+CLEAR(__aeabi_memclr8)
+#endif
