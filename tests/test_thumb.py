@@ -113,7 +113,7 @@ def require_same_decoding(name: str, compiler: str, path: Path) -> None:
     code = read_elf(firmware(name, compiler).elf).code
     ours = [i for part in code for i in isa.decode(part.content, part.start) if i.word]
     assert len(ours) > 400
-    arm_branch = r"b(l|eq|ne|cs|cc|mi|pl|vs|vc|hi|ls|ge|lt|gt|le)?|cbn?z|le|letp|wls|wlstp\.\d+"
+    arm_branch = r"bl?(eq|ne|cs|cc|mi|pl|vs|vc|hi|ls|ge|lt|gt|le)?|cbn?z|le|letp|wls|wlstp\.\d+"
     branch = re.compile(r"(c\.)?(jal|j|b[a-z]+)" if is_riscv else arm_branch)
     for found in ours:
         line = listed[found.address]

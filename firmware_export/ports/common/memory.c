@@ -71,31 +71,63 @@ void __aeabi_memclr(void *target, size_t size);
 void __aeabi_memclr4(void *target, size_t size);
 void __aeabi_memclr8(void *target, size_t size);
 
-#define COPY(NAME, BY) \
-    void NAME(void *target, const void *source, size_t size) \
-    { \
-        (void)BY(target, source, size); \
-    }
-#define SET(NAME) \
-    void NAME(void *target, size_t size, int value) \
-    { \
-        (void)memset(target, value, size); \
-    }
-#define CLEAR(NAME) \
-    void NAME(void *target, size_t size) \
-    { \
-        (void)memset(target, 0, size); \
-    }
-COPY(__aeabi_memcpy, memcpy)
-COPY(__aeabi_memcpy4, memcpy)
-COPY(__aeabi_memcpy8, memcpy)
-COPY(__aeabi_memmove, memmove)
-COPY(__aeabi_memmove4, memmove)
-COPY(__aeabi_memmove8, memmove)
-SET(__aeabi_memset)
-SET(__aeabi_memset4)
-SET(__aeabi_memset8)
-CLEAR(__aeabi_memclr)
-CLEAR(__aeabi_memclr4)
-CLEAR(__aeabi_memclr8)
+void __aeabi_memcpy(void *target, const void *source, size_t size)
+{
+    (void)memcpy(target, source, size);
+}
+
+void __aeabi_memcpy4(void *target, const void *source, size_t size)
+{
+    (void)memcpy(target, source, size);
+}
+
+void __aeabi_memcpy8(void *target, const void *source, size_t size)
+{
+    (void)memcpy(target, source, size);
+}
+
+void __aeabi_memmove(void *target, const void *source, size_t size)
+{
+    (void)memmove(target, source, size);
+}
+
+void __aeabi_memmove4(void *target, const void *source, size_t size)
+{
+    (void)memmove(target, source, size);
+}
+
+void __aeabi_memmove8(void *target, const void *source, size_t size)
+{
+    (void)memmove(target, source, size);
+}
+
+void __aeabi_memset(void *target, size_t size, int value)
+{
+    (void)memset(target, value, size);
+}
+
+void __aeabi_memset4(void *target, size_t size, int value)
+{
+    (void)memset(target, value, size);
+}
+
+void __aeabi_memset8(void *target, size_t size, int value)
+{
+    (void)memset(target, value, size);
+}
+
+void __aeabi_memclr(void *target, size_t size)
+{
+    (void)memset(target, 0, size);
+}
+
+void __aeabi_memclr4(void *target, size_t size)
+{
+    (void)memset(target, 0, size);
+}
+
+void __aeabi_memclr8(void *target, size_t size)
+{
+    (void)memset(target, 0, size);
+}
 #endif

@@ -64,8 +64,10 @@ uint32_t eqrl_port_timer_init(uint32_t clock_hz)
     counted = 0u;
     counted_high = 0u;
     period = clocks_in_a_millisecond(clock_hz);
-    for (shift = 0u; clock_hz > MOST_TICK_HZ; shift++) {
+    shift = 0u;
+    while (clock_hz > MOST_TICK_HZ) {
         clock_hz >>= 1;
+        shift++;
     }
     EQRL_REGISTER(SYST_RVR) = period - 1u;
     if (EQRL_REGISTER(SYST_RVR) != period - 1u) {
