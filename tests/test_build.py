@@ -204,7 +204,12 @@ def test_every_core_and_fpu_has_flags_in_zig_and_in_a_gcc() -> None:
 
 @pytest.mark.parametrize(
     ("name", "fpu"),
-    [("mps2-an386", "none"), ("mps2-an500", "none"), ("mps2-an500", "fpv5-sp-d16"), ("mps2-an505", "none")],
+    [
+        ("mps2-an386", "none"),
+        ("mps2-an500", "fpv5-sp-d16"),
+        pytest.param("mps2-an500", "none", marks=pytest.mark.slow),
+        pytest.param("mps2-an505", "none", marks=pytest.mark.slow),
+    ],
 )
 def test_fpu_may_be_left_out_or_smaller(name: str, fpu: str) -> None:
     """Building checks attributes and instructions."""

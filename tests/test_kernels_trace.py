@@ -36,7 +36,11 @@ from firmware_export.toolchain import Compiler, find_compilers
 from tests.c_build import C_ONLY_WARNINGS, WARNINGS, c_compiler, compile_objects, cxx_compiler, write_files
 from tests.c_policies import random_observations
 
-COMPILERS = [compiler for compiler in find_compilers() if compiler.builds_for("cortex-m4")]
+COMPILERS = [
+    pytest.param(compiler, id=compiler.name, marks=[] if compiler.name == "zig" else pytest.mark.slow)
+    for compiler in find_compilers()
+    if compiler.builds_for("cortex-m4")
+]
 BOARDS = Path(__file__).parent.parent / "boards"
 ROWS, DEPTH = 4, 8
 SIZE = ROWS * DEPTH
@@ -174,7 +178,7 @@ def test_elementwise_layers_share_their_input_in_the_arena() -> None:
 
 
 @pytest.mark.parametrize("board_name", ["rpi-pico", "mps2-an386"])
-@pytest.mark.parametrize("compiler", COMPILERS, ids=lambda compiler: compiler.name)
+@pytest.mark.parametrize("compiler", COMPILERS)
 @pytest.mark.parametrize("make", POLICIES, ids=IDS)
 def test_every_observation_takes_the_same_instructions(
     board_name: str, compiler: Compiler, make: Maker

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from edgeqrl.agents.from_keras import load_agent
-from edgeqrl.backends import NETWORK_BACKENDS, open_network
+from edgeqrl.backends import EMULATED_CORES, NETWORK_BACKENDS, open_network
 from edgeqrl.backends.emulated import open_policy
 from edgeqrl.backends.host_c import HostC
 from edgeqrl.calibrate import CalibrationSet
@@ -17,10 +17,18 @@ from edgeqrl.network.edges import decode_actions, quantize_observations
 from edgeqrl.network.reference import Reference
 from edgeqrl.quantize.quantize import QuantizedPolicy, quantize
 from edgeqrl.zoo import find_zoo_agent, zoo_agents
+from tests.firmware import one_by_default
 from tests.oracles import skip_unless_ci
 
 NAMES = [agent.name for agent in zoo_agents()]
 EXACT = sorted(set(NETWORK_BACKENDS) - {"litert", "litert-ref", "reference"})
+# By default each core runs one of the agents, and all of them in the full run.
+PAIRS = [
+    pytest.param(name, backend, marks=[] if is_kept else pytest.mark.slow)
+    for i, backend in enumerate(EXACT)
+    for name in NAMES
+    for is_kept in [backend not in EMULATED_CORES or name == NAMES[i % len(NAMES)]]
+]
 
 
 @cache
@@ -41,8 +49,7 @@ def observations(name: str) -> np.ndarray:
     return np.concatenate([met, far, special]).astype(np.float32)
 
 
-@pytest.mark.parametrize("backend", EXACT)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "backend"), PAIRS)
 def test_backend_gives_the_reference_outputs(name: str, backend: str) -> None:
     policy = quantized(name).integer_policy()
     (source,) = policy.network.inputs
@@ -57,7 +64,7 @@ def test_backend_gives_the_reference_outputs(name: str, backend: str) -> None:
     np.testing.assert_array_equal(answered, expected)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", one_by_default(NAMES, ("cartpole-dqn", "pendulum-td3")))
 def test_whole_step_acts_alike_on_host_and_emulated_cores(name: str) -> None:
     policy = quantized(name).integer_policy()
     (source,) = policy.network.inputs
