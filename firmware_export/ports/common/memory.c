@@ -57,7 +57,8 @@ void *memset(void *target, int value, size_t size)
 
 #if defined(__ARM_EABI__)
 /* clang calls these where the run-time ABI for Arm lets it (IHI 0043, section 5.3.4): their arguments have
- * another order, they return nothing, and the number is the alignment that the caller promises. */
+ * another order, they return nothing, and the number is the alignment that the caller promises.
+ * NOLINTBEGIN(bugprone-reserved-identifier,cert-dcl37-c,cert-dcl51-cpp): the ABI's names */
 void __aeabi_memcpy(void *target, const void *source, size_t size);
 void __aeabi_memcpy4(void *target, const void *source, size_t size);
 void __aeabi_memcpy8(void *target, const void *source, size_t size);
@@ -130,4 +131,5 @@ void __aeabi_memclr8(void *target, size_t size)
 {
     (void)memset(target, 0, size);
 }
+/* NOLINTEND(bugprone-reserved-identifier,cert-dcl37-c,cert-dcl51-cpp) */
 #endif
