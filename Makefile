@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.edgeqrl-setup
+SB3_STAMP := $(VENV)/.edgeqrl-setup-sb3
 
 .PHONY: help setup demo test test-all check docs benchmarks clean
 
@@ -26,10 +27,17 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[all]" --group dev
 	@touch $@
 
+# What tests compare with, and the tool itself never needs. PyPI's PyTorch brings CUDA; the small one comes with
+# PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
+$(SB3_STAMP): $(STAMP)
+	@echo "adding Stable-Baselines3 and PyTorch to $(VENV), for the tests"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[all,sb3]"
+	@touch $@
+
 demo: setup
 	@$(BIN)/edgeqrl convert zoo:lunarlander-dqn --env LunarLander-v3 --board mps2-an386 -o build/lunarlander
 
-test: setup
+test: $(SB3_STAMP)
 	@$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile
 
 test-all: test build/node_modules build/arm64

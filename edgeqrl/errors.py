@@ -1,5 +1,6 @@
 """Everything edgeqrl raises on purpose; the command line maps each class to its exit code."""
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import ClassVar
@@ -106,3 +107,19 @@ def require_name(kind: str, name: str, known: Iterable[str]) -> str:
     near = get_close_matches(name, names, n=1, cutoff=0.4)
     hint = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(names)}."
     raise UsageError(f"There is no {kind} '{name}'; {hint}")
+
+
+def one_line(error: BaseException) -> str:
+    """Return a library's message as one line of at most 300 printable characters, without colours."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    text = "".join(c if c.isprintable() else " " for c in text)
+    text = " ".join(text.split())
+    if len(text) <= 300:
+        return text
+    return text[:297].rpartition(" ")[0] + "..." if " " in text[:297] else text[:297] + "..."
+
+
+def named_line(error: BaseException) -> str:
+    """Return the error's name and its message as `one_line` gives it, without a full stop."""
+    text, name = one_line(error), type(error).__name__
+    return f"{name}: {text.rstrip('.')}" if text else name

@@ -12,11 +12,34 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
 from edgeqrl.errors import OutputError
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
+
+
+def read_member(archive: ZipFile, info: ZipInfo) -> bytes:
+    """Return the bytes of a member of a zip archive, having unpacked no more than it claims to hold.
+
+    `ZipFile.read` unpacks everything and compares afterwards. Raises zipfile.BadZipFile for a member that
+    lies, and for compression whose output cannot be bounded.
+    """
+    _require_bounded(info)
+    with archive.open(info) as member:
+        data = member.read(info.file_size)  # the checksum is compared at the claimed end
+    if len(data) != info.file_size:
+        raise BadZipFile("a file in it ends early")
+    return data
+
+
+def unpacked_bytes(archive: ZipFile) -> int:
+    """Return how many bytes the members claim to hold; raise zipfile.BadZipFile as `read_member` does."""
+    infos = archive.infolist()
+    for info in infos:
+        _require_bounded(info)
+    return sum(info.file_size for info in infos)
 
 
 def sha256(data: bytes) -> str:
@@ -141,3 +164,8 @@ def _exchange(first: Path, second: Path) -> bool:
         return False
     names = (os.fsencode(first), os.fsencode(second))
     return bool(renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0)
+
+
+def _require_bounded(info: ZipInfo) -> None:
+    if info.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
+        raise BadZipFile("it is compressed by bzip2 or LZMA")

@@ -8,6 +8,7 @@ import os
 import pickle
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -84,6 +85,12 @@ def skip_unless_ci(runtime: str, missing: MissingToolError) -> None:
     if os.environ.get("CI") == "true" and has_wheel:
         raise missing
     pytest.skip(str(missing))
+
+
+def require_module(name: str) -> None:
+    """Skip where a library is not installed, but never in CI."""
+    if find_spec(name) is None:
+        skip_unless_ci(name, MissingToolError(f"{name} is not installed; run: pip install {name}"))
 
 
 def all_int8(shape: Sequence[int] = ()) -> NDArray[np.int8]:
