@@ -40,6 +40,20 @@ def zoo_table() -> str:
     return "\n".join(lines)
 
 
+def card_table() -> str:
+    """Return what the zoo's cards say, as a Markdown table."""
+    lines = [
+        "| agent | network | acts by | trained by | return | minutes |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for agent in zoo_agents():
+        card, found = agent.card, agent.card["float_return"]
+        interval = f"{found['mean']:.1f} [{found['low']:.1f}, {found['high']:.1f}]"
+        cells = (card["architecture"], card["head"], card["algorithm"], interval)
+        lines.append(f"| `{agent.name}` | {' | '.join(cells)} | {card['training']['minutes']:.0f} |")
+    return "\n".join(lines)
+
+
 def all_boards() -> list[Board]:
     """Return the boards that ship with edgeqrl, sorted by name."""
     folder = data_folder("boards")
@@ -122,9 +136,11 @@ def main() -> int:
     is_check = parser.parse_args().check
     readme = ROOT / "README.md"
     flashing = ROOT / "docs" / "flashing.md"
+    zoo = ROOT / "docs" / "zoo.md"
     pages = {
         ROOT / "SUPPORTED_OPS.md": markdown(),
         readme: filled(readme.read_text(), "zoo", zoo_table()),
+        zoo: filled(zoo.read_text(), "zoo cards", card_table()),
         flashing: filled(flashing.read_text(), "flash tools", flash_table(all_boards())),
     }
     if not is_check:

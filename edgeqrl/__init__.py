@@ -7,6 +7,8 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from edgeqrl.agents.from_keras import agent_from_model, load_agent
+    from edgeqrl.agents.load import open_agent
+    from edgeqrl.agents.options import AgentOptions, PreprocessingOptions
     from edgeqrl.backends.host_c import HostCPolicy
     from edgeqrl.backends.keras import KerasPolicy
     from edgeqrl.calibrate import CalibrationSet
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 # Public name -> module. Imported on first use: `edgeqrl --help` must not wait for gymnasium. The stages
 # keep the names of their modules and are imported from there: `from edgeqrl.calibrate import calibrate`.
 _MODULES = {
+    "AgentOptions": "edgeqrl.agents.options",
     "CalibrationSet": "edgeqrl.calibrate",
     "ContractOptions": "edgeqrl.contract",
     "Conversion": "edgeqrl.pipeline",
@@ -33,6 +36,7 @@ _MODULES = {
     "EnvironmentSpec": "edgeqrl.environments",
     "HostCPolicy": "edgeqrl.backends.host_c",
     "KerasPolicy": "edgeqrl.backends.keras",
+    "PreprocessingOptions": "edgeqrl.agents.options",
     "QuantizedPolicy": "edgeqrl.quantize.quantize",
     "Rollout": "edgeqrl.rollout",
     "Scheme": "edgeqrl.quantize.scheme",
@@ -42,10 +46,12 @@ _MODULES = {
     "agent_from_model": "edgeqrl.agents.from_keras",
     "convert": "edgeqrl.pipeline",
     "load_agent": "edgeqrl.agents.from_keras",
+    "open_agent": "edgeqrl.agents.load",
     "open_board": "edgeqrl.pipeline",
 }
 
 __all__ = [
+    "AgentOptions",
     "CalibrationSet",
     "ContractOptions",
     "Conversion",
@@ -54,6 +60,7 @@ __all__ = [
     "EnvironmentSpec",
     "HostCPolicy",
     "KerasPolicy",
+    "PreprocessingOptions",
     "QuantizedPolicy",
     "Rollout",
     "Scheme",
@@ -63,6 +70,7 @@ __all__ = [
     "agent_from_model",
     "convert",
     "load_agent",
+    "open_agent",
     "open_board",
 ]
 

@@ -226,6 +226,7 @@ def _is_seeds(value: Any) -> bool:
 
 # What later stages take from a manifest for granted: fact -> what tells a sound value.
 _FACTS: dict[str, Callable[[Any], bool]] = {
+    "agent_options": lambda value: isinstance(value, dict),
     "agent_sha256": lambda value: isinstance(value, str),
     "board": lambda value: isinstance(value, str),
     "contract": lambda value: isinstance(value, dict),
@@ -236,6 +237,9 @@ _FACTS: dict[str, Callable[[Any], bool]] = {
     "judgements": _is_ledger,
     "name": lambda value: isinstance(value, str) and value == identifier(value),
     "observation_shape": _is_shape,
+    "preprocessing": lambda value: isinstance(value, dict),
+    "states": lambda value: isinstance(value, list) and all(isinstance(fact, dict) for fact in value),
+    "value_names": lambda value: isinstance(value, list) and all(isinstance(n, str) for n in value),
     "scheme": lambda value: isinstance(value, dict),
     "weights_sha256": lambda value: isinstance(value, str),
 }

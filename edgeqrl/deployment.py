@@ -50,7 +50,7 @@ def emulate_bundle(
         HostCPolicy(policy),
         Settings(emulated_episodes=episodes),
         make_env=make_env,
-        observations=stages.read_calibration(bundle).observations,
+        calibration=stages.read_calibration(bundle),
         engine=engine,
         progress=progress,
     )

@@ -11,6 +11,7 @@ from edgeqrl.backends.device import DevicePolicy, Spread
 from edgeqrl.backends.host_c import HostCPolicy
 from edgeqrl.backends.rows import differing_rows
 from edgeqrl.bundle import Bundle
+from edgeqrl.calibrate import CalibrationSet
 from edgeqrl.data import data_folder
 from edgeqrl.deployment import board_of
 from edgeqrl.environments import MakeEnv
@@ -18,6 +19,7 @@ from edgeqrl.errors import BackendsDiffer, UsageError
 from edgeqrl.interfaces import ScoringPolicy, State
 from edgeqrl.pipeline import validate_played
 from edgeqrl.stages import Progress, Settings, silent
+from edgeqrl.validate.agreement import DerivedGenerators, twin
 from firmware_export.board import board_names
 from firmware_export.contract import CONTRACT_FILE
 from firmware_export.device.client import open_device
@@ -37,23 +39,28 @@ class PairedPolicy:
 
     def __init__(self, device: DevicePolicy, host: ScoringPolicy) -> None:
         self.num_equal = 0  # actions
+        self.has_memory, self.most_envs = device.has_memory, device.most_envs
         self._device, self._host = device, host
+        # The device draws its seeds from copies, so that both draw the same.
+        self._twins = DerivedGenerators(twin)
 
     def act(
         self,
-        observations: NDArray[Any],
+        observations: Any,
         state: State | None,
         *,
         episode_start: NDArray[np.bool_],
         action_masks: NDArray[np.bool_] | None = None,
         rng: Sequence[np.random.Generator] | None = None,
     ) -> tuple[NDArray[Any], State]:
-        """Act on both; the state counts the steps of each row's episode."""
-        before = np.zeros(len(observations), np.int64) if state is None else state[0]
+        """Act on both; the state counts the steps of each row's episode, and then has host C's memory."""
+        before = np.zeros(len(episode_start), np.int64) if state is None else state[0]
         steps = np.where(episode_start, 0, before)
         asked: dict[str, Any] = {"episode_start": episode_start, "action_masks": action_masks}
-        found, _ = self._device.act(observations, None, **asked)
-        expected, _ = self._host.act(observations, None, **asked)
+        twins = None if rng is None else self._twins.of(rng, episode_start)
+        found, _ = self._device.act(observations, None, **asked, rng=twins)
+        memory = None if state is None else state[1:]
+        expected, memory = self._host.act(observations, memory, **asked, rng=rng)
         differing = differing_rows(found, expected)
         if differing:
             row = differing[0]
@@ -64,16 +71,18 @@ class PairedPolicy:
                 "with the bundle."
             )
         self.num_equal += len(found)
-        return found, (steps + 1,)
+        return found, (steps + 1, *memory)
 
     def outputs(self, observations: NDArray[Any]) -> NDArray[np.float32]:
         """Return host C's outputs [N, num_outputs]."""
         return self._host.outputs(observations)
 
-    def time_steps(self, observations: NDArray[np.float32]) -> None:
-        """Send observations [N, *shape] one a frame, as a control loop does: only these are timed."""
-        for row in range(len(observations)):
-            self.act(observations[row : row + 1], None, episode_start=np.array([row == 0]))
+    def time_steps(self, calibration: CalibrationSet, count: int) -> None:
+        """Send observations one a frame, as a control loop does, in one episode: only these are timed."""
+        rng, state = [np.random.default_rng(0)], None
+        for row in range(min(len(calibration), count)):
+            observation = calibration.rows(slice(row, row + 1))
+            _, state = self.act(observation, state, episode_start=np.array([row == 0]), rng=rng)
 
 
 def validate_on_device(
@@ -106,7 +115,7 @@ def validate_on_device(
     with open_device(port, rate) as device:
         on_device = DevicePolicy(device, policy, model_sha256=model, contract_sha256=contract)
         paired = PairedPolicy(on_device, host)
-        paired.time_steps(stages.read_calibration(bundle).observations[:_TIMED_STEPS])
+        paired.time_steps(stages.read_calibration(bundle), _TIMED_STEPS)
         return validate_played(
             bundle,
             quantized,

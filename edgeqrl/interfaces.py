@@ -6,6 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+Observations = NDArray[Any] | Mapping[str, NDArray[Any]]  # [N, *shape]; of several parts, one array each
 State = tuple[NDArray[Any], ...]  # each array [N, ...]; () for a policy without memory
 
 
@@ -26,7 +27,7 @@ class Policy(Protocol):
 
     def act(
         self,
-        observations: NDArray[Any],
+        observations: Any,
         state: State | None,
         *,
         episode_start: NDArray[np.bool_],
@@ -35,14 +36,30 @@ class Policy(Protocol):
     ) -> tuple[NDArray[Any], State]:
         """Act in N environments at once.
 
-        observations   [N, *observation_shape], as the environment returned them
+        observations   [N, *observation_shape], as the environment returned them; of a Dict or Tuple space a
+                       mapping from the parts' names to such arrays (Observations)
         state          what the previous call returned, its rows selected to match, or None at first
         episode_start  [N], True where the row begins an episode: its state is reset before acting
-        action_masks   [N, num_actions], True where the action is allowed, or None
+        action_masks   [N, num_actions], True where the action is allowed, or None; of several choices one
+                       after another
         rng            N generators, one an episode, for policies that draw; others ignore it
 
         Returns actions [N, *action_shape] for `env.step`, and the state [N, ...] after acting. A row's
         answer depends on that row alone.
+        """
+        ...
+
+
+@runtime_checkable
+class CalibratingPolicy(Policy, Protocol):
+    """A policy that tells what its network would be given."""
+
+    def network_inputs(
+        self, observations: Any, state: State | None, *, episode_start: NDArray[np.bool_]
+    ) -> dict[str, NDArray[np.float32]]:
+        """Return every network input [N, *shape] by name: preprocessed, stacked, with recurrent states.
+
+        Takes what `act` takes, and changes nothing.
         """
         ...
 

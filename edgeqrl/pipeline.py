@@ -9,19 +9,20 @@ from shutil import rmtree
 from typing import TYPE_CHECKING, Any
 
 from edgeqrl import __version__, stages
-from edgeqrl.agents.heads import DiscreteHead
+from edgeqrl.agents.options import AgentOptions, PreprocessingOptions
 from edgeqrl.backends.host_c import HostCPolicy
 from edgeqrl.bundle import Bundle, new_bundle, require_ours
 from edgeqrl.calibrate import read_recorded
 from edgeqrl.contract import ContractOptions, contract_facts, require_fail_safe
 from edgeqrl.data import data_folder
 from edgeqrl.environments import EnvironmentSpec, MakeEnv, spaces
-from edgeqrl.errors import DataError, UsageError, require_name
+from edgeqrl.errors import UsageError, require_name
 from edgeqrl.files import sha256, staged_folder, to_json_bytes
 from edgeqrl.interfaces import Policy
 from edgeqrl.quantize.quantize import QuantizedPolicy
 from edgeqrl.quantize.tflite import Converter
 from edgeqrl.requirements import require_tools
+from edgeqrl.sources import AGENT_HASH, Source, agent_files, open_source, reload_agent
 from edgeqrl.stages import Progress, Settings, silent
 from edgeqrl.stages.ledger import earlier_facts, judgements_of
 from edgeqrl.stages.validation import add_validation
@@ -31,46 +32,23 @@ if TYPE_CHECKING:
     from edgeqrl.agents.agent import Agent
 
 
+__all__ = [
+    "AGENT_HASH",
+    "Conversion",
+    "Source",
+    "agent_files",
+    "begin",
+    "calibrate_zoo_agent",
+    "convert",
+    "environment_of",
+    "open_board",
+    "reload_agent",
+    "validate_bundle",
+    "validate_played",
+    "zoo_environment",
+]
+
 FLOAT_BACKENDS = ("keras", "litert")
-AGENT_HASH = "agent/agent.sha256"  # stands for an agent whose classes cannot be saved
-
-
-@dataclass(frozen=True)
-class Source:
-    """What a conversion starts from: an agent, and an environment or recorded observations."""
-
-    model: Any  # path, `zoo:NAME`, or a live Keras model
-    environment: EnvironmentSpec | MakeEnv | None = None
-    observations: Any = None  # path of an npz file, or an array [N, *shape]
-    head: str | None = None
-    action_bounds: tuple[float, float] | None = None  # where there is no environment to say them
-    trust: bool = False
-    name: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.environment is None and self.observations is None:
-            raise UsageError("Give an environment with --env, or recorded observations with --observations.")
-        if not (isinstance(self.environment, EnvironmentSpec | None) or callable(self.environment)):
-            raise UsageError(
-                f"The environment is a {type(self.environment).__name__}, and every episode takes a "
-                "fresh one: give an ID or a callable, such as `lambda: gymnasium.make(ID)`."
-            )
-
-    @property
-    def make_env(self) -> MakeEnv | None:
-        """Return the callable that makes the environment, if there is one."""
-        if isinstance(self.environment, EnvironmentSpec):
-            return self.environment.make
-        return self.environment
-
-    def environment_facts(self) -> dict[str, Any] | None:
-        """Return what the manifest says of the environment."""
-        if self.environment is None:
-            return None
-        if isinstance(self.environment, EnvironmentSpec):
-            return self.environment.to_json()
-        name = spaces(self.environment).name
-        return EnvironmentSpec(name).to_json() | {"is_callable": True}
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +76,8 @@ def convert(
     action_bounds: tuple[float, float] | None = None,
     trust: bool = False,
     name: str | None = None,
+    preprocessing: PreprocessingOptions | None = None,
+    options: AgentOptions | None = None,
     contract: ContractOptions | None = None,
     settings: Settings | None = None,
     progress: Progress = silent,
@@ -108,11 +88,22 @@ def convert(
     makes a Gymnasium environment. Without an environment, `observations` [N, *shape] calibrate and no
     return is measured. Without a board the bundle ends with the C sources; with one the policy needs a
     fail-safe, known of the environment or stated in `contract`. A failed verdict leaves the bundle complete.
+    `options` says how the model is to be read, `preprocessing` what happens before it; `head` and
+    `action_bounds` are options by themselves, and go over those of `options`.
     Raises EdgeQRLError subclasses; `output` is then as it was before.
     """
     if isinstance(environment, str):
         environment = EnvironmentSpec(environment)
-    source = Source(model, environment, observations, head, action_bounds, trust, name)
+    options = options or AgentOptions()
+    source = Source(
+        model,
+        environment,
+        observations,
+        trust,
+        name,
+        preprocessing or PreprocessingOptions(),
+        replace(options, head=head or options.head, action_bounds=action_bounds or options.action_bounds),
+    )
     settings = settings or Settings()
     if contract is not None:
         settings = replace(settings, contract=contract)
@@ -120,46 +111,58 @@ def convert(
     require_tools(target, settings.compiler)
     require_ours(Path(output))
     facts = contract_facts(source.make_env, settings.contract)
-    if target is not None and target.kind != "library":
+    if target is not None and target.kind != "library" and source.options.wants_policy:
         require_fail_safe(facts)
     with ExitStack() as stack:
         converter = stack.enter_context(Converter())  # imports TensorFlow beside us, meanwhile
         bundle = stack.enter_context(new_bundle(Path(output), earlier_facts(Path(output))))
-        agent, float_policy = begin(bundle, source, settings, progress=progress)
-        calibration = stages.read_calibration(bundle)
-        quantized = stages.add_quantized(
-            bundle, agent, calibration, settings, converter=converter, progress=progress
-        )
-        policy = quantized.integer_policy(is_masked=bundle.facts["is_masked"])
-        if target is not None:
-            period = stages.read_contract_facts(bundle).control_period_s
-            stages.require_policy_fits(policy, target, control_period_s=period)
-        progress("validate", 0, 0)
-        host = HostCPolicy(policy)
-        stages.require_backends_agree(policy, host, calibration.observations)
-        add_validation(
+        _convert(bundle, source, target, settings, converter, progress)
+        report = stages.read_report(bundle)
+    return Conversion(Path(output), report)
+
+
+def _convert(
+    bundle: Bundle,
+    source: Source,
+    target: Board | None,
+    settings: Settings,
+    converter: Converter,
+    progress: Progress,
+) -> None:
+    """Call the stages in their order."""
+    agent, float_policy = begin(bundle, source, settings, progress=progress)
+    calibration = stages.read_calibration(bundle)
+    quantized = stages.add_quantized(
+        bundle, agent, calibration, settings, converter=converter, progress=progress
+    )
+    policy = quantized.integer_policy(is_masked=bundle.facts["is_masked"])
+    if target is not None:
+        period = stages.read_contract_facts(bundle).control_period_s
+        stages.require_policy_fits(policy, target, control_period_s=period)
+    progress("validate", 0, 0)
+    host = HostCPolicy(policy)
+    stages.require_backends_agree(policy, host, calibration)
+    add_validation(
+        bundle,
+        float_policy,
+        host,
+        settings,
+        make_env=source.make_env,
+        calibration=calibration,
+        progress=progress,
+    )
+    stages.add_sources(bundle, policy, quantized.tflite, calibration, settings)
+    if target is not None:
+        stages.add_target(
             bundle,
-            float_policy,
+            policy,
+            target,
             host,
             settings,
             make_env=source.make_env,
             calibration=calibration,
             progress=progress,
         )
-        stages.add_sources(bundle, policy, quantized.tflite, calibration, settings)
-        if target is not None:
-            stages.add_target(
-                bundle,
-                policy,
-                target,
-                host,
-                settings,
-                make_env=source.make_env,
-                observations=calibration.observations,
-                progress=progress,
-            )
-        report = stages.read_report(bundle)
-    return Conversion(Path(output), report)
 
 
 def begin(
@@ -168,12 +171,12 @@ def begin(
     """Load the agent, roll it out, and start the bundle; return the agent and its float policy."""
     progress("load", 0, 0)
     recorded = None if source.observations is None else read_recorded(source.observations)
-    agent, files = _load(source, recorded)
+    agent, files = open_source(source, recorded)
     from edgeqrl.backends.keras import KerasPolicy
 
     float_policy = KerasPolicy(agent)
     bundle.facts |= {"environment": source.environment_facts(), "is_masked": False}
-    if source.make_env is not None:
+    if source.make_env is not None and agent.head.takes_masks:
         bundle.facts["is_masked"] = spaces(source.make_env).has_action_masks
     stages.add_agent(bundle, agent, files)
     stages.add_contract_facts(bundle, source.make_env, agent.head, settings)
@@ -182,58 +185,6 @@ def begin(
         bundle, float_policy, settings, make_env=source.make_env, recorded=recorded, progress=progress
     )
     return agent, float_policy
-
-
-def _load(source: Source, recorded: Any) -> tuple["Agent", dict[str, bytes]]:
-    from edgeqrl.agents.from_keras import agent_from_model, load_agent
-
-    if source.make_env is not None:
-        known = spaces(source.make_env)
-        observation_space, action_space = known.observation_space, known.action_space
-    else:
-        observation_space, action_space = _recorded_space(recorded.shape[1:]), None
-    options: dict[str, Any] = {"head": source.head, "action_bounds": source.action_bounds}
-    if isinstance(source.model, str | Path):
-        path, name = resolve_agent(source.model)
-        agent = load_agent(
-            path, observation_space, action_space, trust=source.trust, name=source.name or name, **options
-        )
-        return agent, agent_files(path)
-    agent = agent_from_model(
-        source.model, observation_space, action_space, name=source.name or "policy", **options
-    )
-    return agent, _saved(agent)
-
-
-def resolve_agent(agent: str | Path) -> tuple[Path, str | None]:
-    """Return the file and, for `zoo:NAME`, the name."""
-    if str(agent).startswith("zoo:"):
-        from edgeqrl.zoo import find_zoo_agent
-
-        found = find_zoo_agent(str(agent).removeprefix("zoo:"))
-        return found.path, found.name
-    return Path(agent), None
-
-
-def agent_files(path: Path) -> dict[str, bytes]:
-    """Read an agent's file, or every file of a SavedModel folder [relative path -> bytes]."""
-    if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.is_file() and not p.is_symlink())
-        return {str(Path("saved_model") / p.relative_to(path)): p.read_bytes() for p in files}
-    return {f"agent{path.suffix.lower()}": path.read_bytes()}
-
-
-def _saved(agent: "Agent") -> dict[str, bytes]:
-    """Return a live model as a `.keras` file; nothing where its classes cannot be saved."""
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "agent.keras"
-        try:
-            agent.model.save(path)
-        except Exception:  # whatever a stranger's get_config raises: the bundle stands without it
-            return {"agent.sha256": f"{agent.source_sha256}\n".encode()}
-        return agent_files(path)
 
 
 def open_board(board: str | Path) -> Board:
@@ -249,29 +200,6 @@ def environment_of(bundle: Bundle) -> EnvironmentSpec | None:
     if facts.get("is_callable"):
         raise UsageError(f"The bundle '{bundle}' was made with a callable environment. Say which with --env.")
     return EnvironmentSpec.from_json(facts)
-
-
-def reload_agent(bundle: Bundle, make_env: MakeEnv | None, *, trust: bool) -> "Agent":
-    """Load the agent that the bundle holds, with the head that the bundle states."""
-    from edgeqrl.agents.from_keras import load_agent
-
-    paths = [path for path in bundle.artefacts if path.startswith("agent/")]
-    for path in paths:
-        bundle.read(path)  # checks its sha256
-    if not paths or paths == [AGENT_HASH]:
-        raise DataError(f"The bundle '{bundle}' holds no agent file. Run convert from Python again.")
-    is_folder = paths[0].startswith("agent/saved_model/")
-    place = bundle.folder / ("agent/saved_model" if is_folder else paths[0])
-    head = stages.read_head(bundle)
-    observation_space, action_space = _recorded_space(bundle.fact("observation_shape")), None
-    if make_env is not None:
-        known = spaces(make_env)
-        observation_space, action_space = known.observation_space, known.action_space
-    stated = "argmax" if isinstance(head, DiscreteHead) else "clip"
-    agent = load_agent(
-        place, observation_space, action_space, head=stated, trust=trust, name=bundle.fact("name")
-    )
-    return replace(agent, head=head)
 
 
 def validate_bundle(
@@ -323,8 +251,6 @@ def validate_played(
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Judge a bundle as `validate_bundle` does, by the opened policy `played`; `more` goes to the report."""
-    from edgeqrl.backends import open_float_policy
-
     with ExitStack() as stack:
         if (
             require_name("float backend", float_backend or _last_float_backend(bundle), FLOAT_BACKENDS)
@@ -334,7 +260,7 @@ def validate_played(
 
             judge: Any = KerasPolicy(reload_agent(bundle, make_env, trust=trust))
         else:
-            judge = stack.enter_context(open_float_policy(quantized.float_tflite, quantized.head))
+            judge = stack.enter_context(stages.open_float_side(quantized))
         add_validation(
             bundle,
             judge,
@@ -392,10 +318,3 @@ def zoo_environment(agent: str) -> EnvironmentSpec | None:
     from edgeqrl.zoo import find_zoo_agent
 
     return EnvironmentSpec(find_zoo_agent(agent.removeprefix("zoo:")).env_id)
-
-
-def _recorded_space(shape: Any) -> Any:
-    """Return the space of observations of which only the shape is known."""
-    import gymnasium
-
-    return gymnasium.spaces.Box(-float("inf"), float("inf"), tuple(shape))

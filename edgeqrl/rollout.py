@@ -8,19 +8,29 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeqrl.action_checks import ActionChecks
 from edgeqrl.environments import (
     MakeEnv,
     MaskReader,
     environment_name,
     mask_reader,
-    one_line,
     open_environment,
 )
-from edgeqrl.errors import AgentError, EnvironmentFailure, UsageError
+from edgeqrl.errors import EdgeQRLError, EnvironmentFailure, UsageError, named_line
 from edgeqrl.interfaces import Policy, State
+from edgeqrl.random_policy import RandomPolicy as RandomPolicy
+from edgeqrl.spaces import (
+    NotFiniteError,
+    is_one_array,
+    observation_parts,
+    part_array,
+    part_at,
+)
 
 if TYPE_CHECKING:
     import gymnasium
+
+    from edgeqrl.network.parts import ObservationPart
 
 MAX_EPISODE_STEPS = 1_000_000  # an episode as long as this will not end by itself
 _CHECK_LENGTH_EVERY = 1024  # steps
@@ -34,8 +44,9 @@ class Rollout:
     episode_returns: NDArray[np.float64]  # [E], undiscounted
     episode_lengths: NDArray[np.int64]  # [E]
     is_truncated: NDArray[np.bool_]  # [E], True where a time limit and nothing else ended the episode
-    observations: tuple[NDArray[np.float32], ...] | None  # one [T, *shape] an episode: what the policy saw
+    observations: tuple[Any, ...] | None  # one [T, *shape] an episode: what the policy saw; or one a part
     actions: tuple[NDArray[Any], ...] | None  # one [T, *action_shape] an episode: what it did
+    inputs: tuple[dict[str, NDArray[np.float32]], ...] | None = None  # its network's, [T, *shape] by name
 
 
 def rollout(
@@ -46,13 +57,15 @@ def rollout(
     num_envs: int = 64,
     keep_observations: bool = False,
     keep_actions: bool = False,
+    keep_inputs: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Rollout:
     """Play one episode per seed, up to `num_envs` at a time, and return them in the order of `seeds`.
 
     An episode gets a fresh environment, because some (BipedalWalker-v3) play differently when reused.
     Its seed seeds `reset`, the action space and the generator that the policy gets, so it is the same
-    episode whatever its neighbours are. `progress` is called with (episodes done, episodes in all).
+    episode whatever its neighbours are. A policy that says `most_envs` gets no more at a time. `keep_inputs`
+    needs a `CalibratingPolicy`. `progress` is called with (episodes done, episodes in all).
 
     Raises UsageError for no seeds, EnvironmentFailure when the environment fails or returns what
     Gymnasium does not allow, AgentError when the policy's actions do not fit the action space.
@@ -60,9 +73,10 @@ def rollout(
     checked = _checked_seeds(seeds)
     if num_envs < 1:
         raise UsageError(f"num_envs must be at least 1, got {num_envs}.")
-    loop = _Loop(policy, make_env, checked, keep_observations, keep_actions, progress)
+    kept = _Kept(keep_observations, keep_actions, keep_inputs)
+    loop = _Loop(policy, make_env, checked, kept, progress)
     try:
-        loop.run(num_envs)
+        loop.run(min(num_envs, int(getattr(policy, "most_envs", num_envs))))
     finally:
         loop.close()
     return Rollout(
@@ -72,57 +86,8 @@ def rollout(
         np.array([done.is_truncated for done in loop.done], np.bool_),
         tuple(done.observations for done in loop.done) if keep_observations else None,
         tuple(done.actions for done in loop.done) if keep_actions else None,
+        tuple(done.inputs for done in loop.done) if keep_inputs else None,
     )
-
-
-class RandomPolicy:
-    """Draw actions as `action_space.sample()` does, from each episode's own generator."""
-
-    name = "random"
-
-    def __init__(self, action_space: "gymnasium.Space[Any]") -> None:
-        import gymnasium
-
-        if not isinstance(action_space, gymnasium.spaces.Discrete | gymnasium.spaces.Box):
-            kind = type(action_space).__name__
-            raise UsageError(f"Random actions are known for Discrete and Box action spaces, not for {kind}.")
-        self._space: Any = action_space
-        self._is_discrete = isinstance(action_space, gymnasium.spaces.Discrete)
-
-    def act(
-        self,
-        observations: NDArray[Any],
-        state: State | None,
-        *,
-        episode_start: NDArray[np.bool_],
-        action_masks: NDArray[np.bool_] | None = None,
-        rng: Sequence[np.random.Generator] | None = None,
-    ) -> tuple[NDArray[Any], State]:
-        """Draw one action a row, among the allowed ones where there are masks."""
-        if rng is None:
-            raise ValueError("RandomPolicy needs a generator for each row")
-        if not self._is_discrete:
-            return np.stack([self._draw_box(generator) for generator in rng]), ()
-        count, start = int(self._space.n), int(self._space.start)
-        if action_masks is None:
-            return np.array([start + generator.integers(count) for generator in rng], np.int64), ()
-        allowed = [np.flatnonzero(mask) if mask.any() else np.arange(count) for mask in action_masks]
-        drawn = [start + generator.choice(some) for generator, some in zip(rng, allowed, strict=True)]
-        return np.array(drawn, np.int64), ()
-
-    def _draw_box(self, rng: np.random.Generator) -> NDArray[Any]:
-        space = self._space
-        low, high = space.low.astype(np.float64), space.high.astype(np.float64)
-        has_low, has_high = np.isfinite(low), np.isfinite(high)
-        # Both kinds are always drawn: how much of the stream a step takes then depends on the shape alone.
-        inside, tail = rng.random(space.shape), rng.standard_exponential(space.shape)
-        normal = rng.standard_normal(space.shape)
-        with np.errstate(invalid="ignore"):
-            bounded = low + inside * (high - low)
-        drawn = np.select(
-            [has_low & has_high, has_low, has_high], [bounded, low + tail, high - tail], default=normal
-        )
-        return np.asarray(np.clip(drawn, low, high).astype(space.dtype))
 
 
 @dataclass(slots=True)
@@ -139,8 +104,9 @@ class _Episode:
     observation: Any
     mask: Any
     episode_return: float = 0.0
-    observations: list[NDArray[np.float32]] = field(default_factory=list)
+    observations: list[tuple[NDArray[Any], ...]] = field(default_factory=list)  # a step's parts
     actions: list[Any] = field(default_factory=list)
+    inputs: list[dict[str, NDArray[np.float32]]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,8 +114,18 @@ class _Done:
     episode_return: float
     length: int
     is_truncated: bool
-    observations: NDArray[np.float32]
+    observations: Any
     actions: NDArray[Any]
+    inputs: dict[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What of the steps is kept."""
+
+    observations: bool
+    actions: bool
+    inputs: bool
 
 
 class _Loop:
@@ -160,16 +136,15 @@ class _Loop:
         policy: Policy,
         make_env: MakeEnv,
         seeds: tuple[int, ...],
-        keep_observations: bool,
-        keep_actions: bool,
+        kept: _Kept,
         progress: Callable[[int, int], None] | None,
     ) -> None:
         self._policy, self._make_env, self._seeds = policy, make_env, seeds
-        self._keep_observations, self._keep_actions = keep_observations, keep_actions
-        self._progress = progress
+        self._kept, self._progress = kept, progress
         self._name = "?"
-        self._action_space: Any = None
-        self._observation_shape: tuple[int, ...] = ()
+        self._checks: ActionChecks  # from the first environment on
+        self._parts: tuple[ObservationPart, ...] = ()
+        self._is_one_array = True
         self._read_mask: MaskReader | None = None
         self._live: list[_Episode] = []
         self._num_begun = 0
@@ -191,18 +166,16 @@ class _Loop:
         generators = [episode.rng for episode in self._live]
         while self._live:
             observations = self._observations()
-            if self._keep_observations:
-                for episode, row in zip(self._live, observations.copy(), strict=True):
-                    episode.observations.append(row)
+            self._keep_what_is_seen(observations, state, is_start)
             actions, state = self._policy.act(
-                observations,
+                self._given(observations),
                 state,
                 episode_start=is_start,
                 action_masks=self._masks(),
                 rng=generators,
             )
-            checked, kept = self._checked_actions(actions)
-            if self._keep_actions:
+            checked, kept = self._checks.actions(actions, [episode.seed for episode in self._live])
+            if self._kept.actions:
                 for episode, row in zip(self._live, kept, strict=True):
                     episode.actions.append(row)
             ended = self._step(checked)
@@ -224,14 +197,17 @@ class _Loop:
             self._require_fresh(env)
             if index == 0:
                 self._name = environment_name(env)
-                self._action_space = env.action_space
-                self._observation_shape = tuple(env.observation_space.shape or ())
+                self._checks = ActionChecks(env.action_space, self._policy.name, self._name)
+                self._parts = observation_parts(env.observation_space)
+                self._is_one_array = is_one_array(env.observation_space)
             try:
                 env.action_space.seed(seed)
                 observation, info = env.reset(seed=seed)
                 if index == 0:
                     self._read_mask = mask_reader(env, info)
                 mask = None if self._read_mask is None else self._read_mask(env, info)
+            except EdgeQRLError:
+                raise
             except Exception as error:
                 raise self._failure("reset()", seed, error) from error
         except BaseException:
@@ -252,80 +228,62 @@ class _Loop:
                 "each time it is called."
             )
 
-    def _observations(self) -> NDArray[np.float32]:
-        expected = (len(self._live), *self._observation_shape)
+    def _observations(self) -> dict[str, NDArray[Any]]:
+        """Return the latest observations, one array [N, *shape] a part."""
+        return {part.name: self._part(part) for part in self._parts}
+
+    def _part(self, part: "ObservationPart") -> NDArray[Any]:
+        what = f" as part '{part.key}'" if part.key else ""
         try:
-            with np.errstate(over="ignore"):  # beyond float32 becomes inf, which is refused below
-                batch = np.array([episode.observation for episode in self._live], np.float32)
-        except (TypeError, ValueError):
-            batch = np.empty(0, np.float32)
-        if batch.shape != expected:
-            found = sorted({str(np.shape(episode.observation)) for episode in self._live})
+            return part_array(part, [part_at(episode.observation, part.key) for episode in self._live])
+        except NotFiniteError as error:
+            episode = self._live[error.row]
             raise EnvironmentFailure(
-                f"Environment '{self._name}' returned observations of shape {', '.join(found)}, but its "
-                f"observation space says {self._observation_shape}."
-            )
-        if not np.isfinite(batch).all():
-            row = int(np.flatnonzero(~np.isfinite(batch).reshape(len(batch), -1).all(axis=1))[0])
-            episode = self._live[row]
+                f"Environment '{self._name}' returned an observation that is not finite in float32{what}, in "
+                f"step {self._num_steps - episode.first_step} of the episode with seed {episode.seed}."
+            ) from None
+        except ValueError as error:
             raise EnvironmentFailure(
-                f"Environment '{self._name}' returned an observation that is not finite in float32, in step "
-                f"{self._num_steps - episode.first_step} of the episode with seed {episode.seed}."
-            )
-        return batch
+                f"Environment '{self._name}' returned observations {error}{what}."
+            ) from None
+        except (KeyError, IndexError, TypeError):
+            raise EnvironmentFailure(
+                f"Environment '{self._name}' returned an observation without the part '{part.key}' of its "
+                "observation space."
+            ) from None
+
+    def _keep_what_is_seen(
+        self, observations: dict[str, NDArray[Any]], state: State | None, is_start: NDArray[np.bool_]
+    ) -> None:
+        if self._kept.observations:
+            columns = [batch.copy() for batch in observations.values()]
+            for episode, *parts in zip(self._live, *columns, strict=True):
+                episode.observations.append(tuple(parts))
+        if self._kept.inputs:
+            policy: Any = self._policy
+            inputs = policy.network_inputs(self._given(observations), state, episode_start=is_start)
+            copies = {name: np.array(batch, np.float32) for name, batch in inputs.items()}
+            for row, episode in enumerate(self._live):
+                episode.inputs.append({name: batch[row] for name, batch in copies.items()})
+
+    def _given(self, observations: dict[str, NDArray[Any]]) -> Any:
+        """Return what a policy gets: an array for a plain space."""
+        return observations[self._parts[0].name] if self._is_one_array else observations
+
+    def _joined(self, steps: list[tuple[NDArray[Any], ...]]) -> Any:
+        """Return an episode's observations: one array [T, *shape], or one a part."""
+        dtypes = (part.source for part in self._parts)
+        columns = zip(*steps, strict=True) if steps else ((),) * len(self._parts)
+        joined = {
+            part.name: np.array(column, dtype)
+            for part, column, dtype in zip(self._parts, columns, dtypes, strict=True)
+        }
+        return self._given(joined)
 
     def _masks(self) -> NDArray[np.bool_] | None:
         if self._read_mask is None:
             return None
-        expected = (len(self._live), int(self._action_space.n))
-        try:
-            masks = np.array([episode.mask for episode in self._live], np.bool_)
-        except (TypeError, ValueError):
-            masks = np.empty(0, np.bool_)
-        if masks.shape != expected:
-            raise EnvironmentFailure(
-                f"Environment '{self._name}' gave an action mask that is not one value for each of its "
-                f"{expected[1]} actions."
-            )
-        return masks
-
-    def _checked_actions(self, actions: Any) -> tuple[list[Any], NDArray[Any]]:
-        """Return what `env.step` gets, one a row, and a copy that no environment can change."""
-        space = self._action_space
-        values = np.asarray(actions)
-        expected = (len(self._live), *space.shape)
-        if values.shape != expected:
-            raise AgentError(
-                f"Policy '{self._policy.name}' returned actions of shape {values.shape}, but environment "
-                f"'{self._name}' needs {expected}."
-            )
-        if np.issubdtype(space.dtype, np.integer):
-            if values.dtype.kind not in "iu":
-                raise AgentError(
-                    f"Policy '{self._policy.name}' returned {values.dtype} actions, but environment "
-                    f"'{self._name}' needs integers."
-                )
-        elif not np.isfinite(values).all():
-            row = int(np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))[0])
-            raise AgentError(
-                f"Policy '{self._policy.name}' returned an action that is not finite, in the episode with "
-                f"seed {self._live[row].seed}."
-            )
-        if not space.shape and hasattr(space, "n"):
-            return self._checked_discrete(values), values.astype(np.int64)
-        kept = values.astype(space.dtype)
-        return list(kept.copy()), kept
-
-    def _checked_discrete(self, values: NDArray[Any]) -> list[int]:
-        start, count = int(self._action_space.start), int(self._action_space.n)
-        checked: list[int] = values.tolist()  # Python integers: what every environment takes
-        if min(checked) < start or max(checked) >= start + count:
-            wrong = next(a for a in checked if not start <= a < start + count)
-            raise AgentError(
-                f"Policy '{self._policy.name}' chose action {wrong}, but environment '{self._name}' has "
-                f"actions {start} to {start + count - 1}."
-            )
-        return checked
+        return self._checks.masks([episode.mask for episode in self._live])
 
     def _step(self, actions: list[Any]) -> list[tuple[int, bool]]:
         """Step every environment; return `(row, is_truncated)` of the episodes that ended."""
@@ -388,8 +346,12 @@ class _Loop:
             episode.episode_return,
             self._num_steps - episode.first_step,
             is_truncated,
-            np.array(episode.observations, np.float32),
+            self._joined(episode.observations),
             np.array(episode.actions),
+            {
+                name: np.array([inputs[name] for inputs in episode.inputs], np.float32)
+                for name in (episode.inputs[0] if episode.inputs else ())
+            },
         )
         self._num_done += 1
         if self._progress is not None:
@@ -398,7 +360,7 @@ class _Loop:
     def _failure(self, where: str, seed: int, error: Exception) -> EnvironmentFailure:
         return EnvironmentFailure(
             f"Environment '{self._name}' failed in {where}, in the episode with seed {seed}: "
-            f"{one_line(error)}; gymnasium.utils.env_checker.check_env tells more."
+            f"{named_line(error)}; gymnasium.utils.env_checker.check_env tells more."
         )
 
 

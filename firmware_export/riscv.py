@@ -6,7 +6,7 @@ Zicsr chapters; Volume II for MRET and WFI.
 
 from collections.abc import Iterator
 
-from firmware_export.thumb import Flow, Instruction
+from firmware_export.thumb import Flow, Instruction, signed
 
 _SP, _RA = 2, 1
 _AUIPC, _JALR, _JAL, _BRANCH, _AMO = 0x17, 0x67, 0x6F, 0x63, 0x2F
@@ -39,8 +39,8 @@ def flow(instruction: Instruction, before: Instruction | None = None) -> Flow:
     if opcode == _JALR:
         source = word >> 15 & 31
         if before and before.size == 4 and before.word & 0xFFF == _AUIPC | source << 7 and source:
-            base = before.address + _signed(before.word & 0xFFFFF000, 32)
-            return _jump(target_register, base + _signed(word >> 20, 12) & 0xFFFFFFFF)
+            base = before.address + signed(before.word & 0xFFFFF000, 32)
+            return _jump(target_register, base + signed(word >> 20, 12) & 0xFFFFFFFF)
         return _indirect(target_register, source)
     return Flow("stop") if word in (0x00100073, 0x30200073) else Flow("next")
 
@@ -53,7 +53,7 @@ def stack_change(instruction: Instruction) -> int | None:
     if word >> 7 & 31 != _SP or word & 0x7F in (_BRANCH, 0x23, 0x0F):  # no destination register
         return 0
     is_addi = word & 0x707F == 0x13 and word >> 15 & 31 == _SP
-    return _signed(word >> 20, 12) if is_addi else None
+    return signed(word >> 20, 12) if is_addi else None
 
 
 def is_allowed(instruction: Instruction, core: str) -> bool:
@@ -122,9 +122,9 @@ def _stack16(word: int) -> int | None:
     quadrant, function, register = word & 3, word >> 13, word >> 7 & 31
     if quadrant == 1 and function == 3 and register == _SP:  # C.ADDI16SP
         value = word >> 3 & 0x200 | word << 4 & 0x180 | word << 1 & 0x40 | word << 3 & 0x20 | word >> 2 & 0x10
-        return _signed(value, 10)
+        return signed(value, 10)
     if quadrant == 1 and function == 0 and register == _SP:  # C.ADDI
-        return _signed(word >> 7 & 0x20 | word >> 2 & 31, 6)
+        return signed(word >> 7 & 0x20 | word >> 2 & 31, 6)
     writes = (quadrant == 1 and function == 2) or (quadrant == 2 and function in (0, 2))  # LI, SLLI, LWSP
     writes = writes or (quadrant == 2 and function == 4 and word >> 2 & 31 != 0)  # MV, ADD
     return None if writes and register == _SP else 0
@@ -152,24 +152,20 @@ def _is_compressed(word: int) -> bool:
 
 def _branch_offset(word: int) -> int:
     value = word >> 19 & 0x1000 | word << 4 & 0x800 | word >> 20 & 0x7E0 | word >> 7 & 0x1E
-    return _signed(value, 13)
+    return signed(value, 13)
 
 
 def _jal_offset(word: int) -> int:
     value = word >> 11 & 0x100000 | word & 0xFF000 | word >> 9 & 0x800 | word >> 20 & 0x7FE
-    return _signed(value, 21)
+    return signed(value, 21)
 
 
 def _cj_offset(word: int) -> int:
     value = word >> 1 & 0x800 | word << 2 & 0x400 | word >> 1 & 0x300 | word << 1 & 0x80
     value |= word >> 1 & 0x40 | word << 3 & 0x20 | word >> 7 & 0x10 | word >> 2 & 0xE
-    return _signed(value, 12)
+    return signed(value, 12)
 
 
 def _cb_offset(word: int) -> int:
     value = word >> 4 & 0x100 | word << 1 & 0xC0 | word << 3 & 0x20 | word >> 7 & 0x18 | word >> 2 & 6
-    return _signed(value, 9)
-
-
-def _signed(value: int, bits: int) -> int:
-    return value - (1 << bits) if value >> (bits - 1) else value
+    return signed(value, 9)

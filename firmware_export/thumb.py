@@ -30,6 +30,11 @@ class Flow:
     is_conditional: bool = False
 
 
+def signed(value: int, bits: int) -> int:
+    """Return a number of `bits` bits, the highest of which is the sign."""
+    return value - (1 << bits) if value >> (bits - 1) else value
+
+
 def decode(content: bytes, start: int) -> Iterator[Instruction]:
     """Split code at `start` into instructions."""
     offset = 0
@@ -82,9 +87,9 @@ def stack_change(instruction: Instruction) -> int | str | None:
 
 def _flow16(word: int, address: int) -> Flow:
     if word >> 12 == 0b1101 and (word >> 8) & 0xF < 14:
-        return Flow("branch", address + 4 + 2 * _signed(word & 0xFF, 8), True)
+        return Flow("branch", address + 4 + 2 * signed(word & 0xFF, 8), True)
     if word >> 11 == 0b11100:
-        return Flow("branch", address + 4 + 2 * _signed(word & 0x7FF, 11))
+        return Flow("branch", address + 4 + 2 * signed(word & 0x7FF, 11))
     if word & 0xF500 == 0xB100:  # CBZ, CBNZ
         return Flow("branch", address + 4 + ((word >> 9 & 1) << 6 | (word >> 3 & 31) << 1), True)
     if word & 0xFF80 == 0x4700:
@@ -116,7 +121,7 @@ def _branch32(high: int, low: int, address: int) -> Flow:
     if low & 0x1000:  # BL and B.W: 24 bits, I = NOT(J EOR S)
         first, second = 1 ^ (low >> 13 & 1) ^ sign, 1 ^ (low >> 11 & 1) ^ sign
         value = sign << 23 | first << 22 | second << 21 | (high & 0x3FF) << 11 | low & 0x7FF
-        target = address + 4 + 2 * _signed(value, 24)
+        target = address + 4 + 2 * signed(value, 24)
         return Flow("call", target) if low & 0x4000 else Flow("branch", target)
     if low & 0x4000:
         if low & 0xF001 == 0xC001 and is_loop_instruction(high, low):  # LE backwards, WLS forwards
@@ -125,7 +130,7 @@ def _branch32(high: int, low: int, address: int) -> Flow:
         return Flow("next")
     if high >> 7 & 7 != 7:  # conditional B.W: 20 bits
         value = sign << 19 | (low >> 11 & 1) << 18 | (low >> 13 & 1) << 17 | (high & 0x3F) << 11 | low & 0x7FF
-        return Flow("branch", address + 4 + 2 * _signed(value, 20), True)
+        return Flow("branch", address + 4 + 2 * signed(value, 20), True)
     return Flow("stop") if high & 0xFFF0 == 0xF7F0 and low & 0xF000 == 0xA000 else Flow("next")  # UDF.W
 
 
@@ -181,7 +186,3 @@ def _modified_immediate(high: int, low: int) -> int:
         return (byte, byte * 0x00010001, byte * 0x01000100, byte * 0x01010101)[value >> 8 & 3]
     rotation, unrotated = value >> 7, 0x80 | value & 0x7F
     return (unrotated >> rotation | unrotated << (32 - rotation)) & 0xFFFFFFFF
-
-
-def _signed(value: int, bits: int) -> int:
-    return value - (1 << bits) if value >> (bits - 1) else value

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from elftools.elf.elffile import ELFFile
 from numpy.typing import NDArray
 
@@ -263,4 +264,13 @@ _HAS_GCC = shutil.which("arm-none-eabi-gcc") is not None
 SMALLEST, OTHERS = (
     [target for target in targets if _HAS_GCC or target[0] != "arm-none-eabi-gcc"]
     for targets in (_ALL_SMALLEST, _ALL_OTHERS)
+)
+on_all_cores = pytest.mark.parametrize(
+    ("targets", "level"),
+    [
+        pytest.param(SMALLEST, "-O2", id="smallest-O2"),
+        pytest.param(SMALLEST, "-Os", id="smallest-Os", marks=pytest.mark.slow),
+        pytest.param(OTHERS, "-O2", id="others-O2", marks=pytest.mark.slow),
+        pytest.param(OTHERS, "-Os", id="others-Os", marks=pytest.mark.slow),
+    ],
 )

@@ -43,7 +43,7 @@ def random_policy(
                 Lookup(f"{source.name}/f", function, source.name, add("lookup", (size,)).name, table)
             )
     network = IntegerNetwork({t.name: t for t in tensors}, ("in",), (tensors[-1].name,), tuple(layers))
-    observation = ObservationEdge(tensors[0].shape, tensors[0].scale, tensors[0].zero_point)
+    observation = ObservationEdge.of(tensors[0].shape, tensors[0].scale, tensors[0].zero_point)
     return IntegerPolicy(name, observation, network, random_action(rng, head, tensors[-1]))
 
 
@@ -92,7 +92,7 @@ def random_action(rng: np.random.Generator, head: str, output: Tensor) -> Action
 def random_observations(rng: np.random.Generator, policy: IntegerPolicy, count: int) -> np.ndarray:
     """Return float32 observations [count, *shape]: mostly in range, some anything at all."""
     edge = policy.observation
-    usual = rng.normal(0.0, 60.0 * edge.scale, (count, *edge.shape)).astype(np.float32)
+    usual = rng.normal(0.0, 60.0 * edge.scale, (count, *edge.part.shape)).astype(np.float32)
     any_bits = rng.integers(0, 2**32, usual.shape, dtype=np.uint32).view(np.float32)
     return np.where(rng.random(usual.shape) < 0.1, any_bits, usual)
 

@@ -16,6 +16,7 @@ from firmware_export.contract import ContractFacts, FailSafe
 from firmware_export.emit import c_sources, export_sources, make_contract, make_golden
 from tests.c_build import C_DIR, c_compiler, run, write_files
 from tests.c_policies import random_observations, random_policy
+from tests.device_policies import whole_observations
 from tests.firmware import board
 
 SANITIZE = ("-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
@@ -24,6 +25,7 @@ TICK_HZ = 1_000_000
 PERIOD_TICKS, TIMEOUT_TICKS = 20_000, 40_000
 
 HELLO, RESET, STEP, BATCH, STATS, SELFTEST = range(1, 7)
+VERSION = struct.pack("<I", 2)  # what HELLO says; a device ignores it and tells its own
 (
     OK,
     UNKNOWN_TYPE,
@@ -44,6 +46,7 @@ _NAMES = """
     stack_free_bytes uptime_ms
 """
 STATS_NAMES = _NAMES.split()
+_runtime_objects: dict[tuple[str | bytes, ...], bytes] = {}
 
 
 def frame(kind: int, sequence: int, payload: bytes) -> bytes:
@@ -80,7 +83,9 @@ def write_device(
     folder: Path, policy: IntegerPolicy, stated: ContractFacts, changed: Mapping[str, bytes] | None = None
 ) -> list[str]:
     """Write the core, the policy and the host's port; return the C files, without one that has main."""
-    golden = make_golden(policy, random_observations(np.random.default_rng(6), policy, 4))
+    rng = np.random.default_rng(6)
+    plain = random_observations(rng, policy, 4) if policy.is_plain else whole_observations(rng, policy, 4)
+    golden = make_golden(policy, plain)
     contract = make_contract(policy, b"", stated)
     files = export_sources(policy, b"", golden=golden, contract=contract)
     target = board("microbit")  # small buffers
@@ -106,8 +111,26 @@ def build_device(
     """Compile a program of tests/c around a device; return its path."""
     units = write_device(folder, policy, stated, changed)
     argv = [*c_compiler(compiler), "-std=c99", "-Wall", "-Wextra", "-Werror", *flags]
-    run([*argv, '-DEQRL_BOARD_NAME="host"', "-I.", *units, program, "-o", "program"], folder)
+    argv += ['-DEQRL_BOARD_NAME="host"', "-I."]
+    units = [_runtime_object(folder, argv, path) if _is_runtime(path) else path for path in units]
+    run([*argv, *units, program, "-o", "program"], folder)
     return folder / "program"
+
+
+def _is_runtime(path: str) -> bool:
+    return path.startswith("eqrl_") and path not in CORE
+
+
+def _runtime_object(folder: Path, argv: Sequence[str], path: str) -> str:
+    """Return the object of a runtime file; all devices of a session share its compilation."""
+    read = [folder / path, *sorted(folder.glob("eqrl*.h"))]
+    content = b"".join(source.read_bytes() for source in read if source.name != "eqrl_port_policy.h")
+    key = (*argv, path, content)
+    if key not in _runtime_objects:
+        run([*argv, "-c", path, "-o", f"{path}.o"], folder)
+        _runtime_objects[key] = (folder / f"{path}.o").read_bytes()
+    (folder / f"{path}.o").write_bytes(_runtime_objects[key])
+    return f"{path}.o"
 
 
 class HostDevice:

@@ -18,10 +18,11 @@ from contextlib import contextmanager, suppress
 
 import numpy as np
 
-from edgeqrl.backends import structs
 from edgeqrl.backends.network_policy import NetworkPolicy
-from edgeqrl.network.edges import ArgmaxEdge, quantize_observations
+from edgeqrl.network import structs
+from edgeqrl.network.edges import is_integer
 from edgeqrl.network.integer_policy import IntegerPolicy
+from edgeqrl.network.policy_step import PolicyStep, policy_values
 from edgeqrl.network.reference import Reference
 
 BANNER = b"edgeqrl robot self-test OK\r\n"
@@ -37,7 +38,7 @@ class FakeDevice:
         *,
         model: bytes = bytes(range(32)),
         contract: bytes = bytes(range(32, 64)),
-        version: int = 1,
+        version: int = 2,
         max_payload: int = 256,
         tick_hz: int = 1_000_000,
         flags: int = 8,
@@ -53,7 +54,8 @@ class FakeDevice:
         self.num_repeated = 0
         self.steps = 0
         self.has_begun = False
-        self.reference = NetworkPolicy(Reference(policy.network), policy.observation, policy.action, "twin")
+        self.reference = NetworkPolicy(Reference(policy.network), policy, "twin")
+        self.memory = policy.fresh_memory(1)
         self._kept = bytearray()
         self._last: tuple[bytes, bytes] | None = None  # request, reply
         self._held = b""
@@ -111,19 +113,26 @@ class FakeDevice:
         return reply
 
     def hello(self, content: bytes) -> tuple[int, bytes]:
-        edge = self.policy.action
-        is_discrete = isinstance(edge, ArgmaxEdge)
-        is_masked = isinstance(edge, ArgmaxEdge) and edge.is_masked
-        network = self.policy.network
-        sizes = structs.observation_bytes(self.policy), structs.action_bytes(self.policy)
+        policy = self.policy
+        network = policy.network
+        sizes = structs.observation_layout(policy).num_bytes, structs.action_layout(policy).num_bytes
         outputs = network.tensors[network.outputs[0]].num_bytes
-        flags = self.flags | is_discrete | is_masked << 1
+        kinds = (is_integer(policy.action), policy.num_masks > 0, policy.has_memory)
+        flags = self.flags | sum(1 << i for i, kind in enumerate(kinds) if kind) | policy.is_stochastic << 7
         words = self.version, flags, self.max_payload, *sizes, outputs, 3, 20_000, self.tick_hz
-        name = self.policy.name.encode()
+        values = sum(len(value.edge.gain) for value in policy.values)
+        more = (64_000_000, 0, 0, policy.memory_bytes, values)
+        name = policy.name.encode()
         text = bytes([len(name)]) + name + b"\x04fake"
-        return 0, struct.pack("<12I", *words, 64_000_000, 0, 0) + self.model + self.contract + text
+        return 0, struct.pack("<14I", *words, *more) + self.model + self.contract + text
 
     def reset(self, content: bytes) -> tuple[int, bytes]:
+        seeds = None
+        if content[0]:
+            if not self.policy.is_stochastic:
+                return 11, b""
+            seeds = np.frombuffer(content[4:], "<u8")
+        self.policy.reset_memory(self.memory, seeds=seeds)
         self.has_begun = True
         return 0, b""
 
@@ -132,22 +141,23 @@ class FakeDevice:
             return 5, b""
         if content[0] & 1:
             return 6, b""
-        rows = np.frombuffer(content[4:], np.uint8)[None]
-        status, actions = self.act(rows)
+        answer, status, actions = self.act(np.frombuffer(content[4:], np.uint8)[None])
+        self.memory = answer.memory
         more = b""
+        if content[0] & 4:
+            more += b"".join(
+                v.astype("<f4").tobytes() for v in policy_values(self.policy, answer.outputs).values()
+            )
         if content[0] & 2:
-            network = self.policy.network
-            floats = self.floats(rows)
-            inputs = {network.inputs[0]: quantize_observations(self.policy.observation, floats)[0]}
-            more = Reference(network).run(inputs)[network.outputs[0]].tobytes()
+            more += answer.outputs[self.policy.network.outputs[0]].tobytes()
         return 0, status.tobytes() + struct.pack("<II", 0, 50) + actions.tobytes() + more
 
     def batch(self, content: bytes) -> tuple[int, bytes]:
         (count,) = struct.unpack_from("<I", content)
-        if self.flags & 4 or 8 + count * 8 > self.max_payload:
+        if self.policy.has_memory or 8 + count * 8 > self.max_payload:
             return 11, b""
         rows = np.frombuffer(content[4:], np.uint8).reshape(count, -1)
-        status, actions = self.act(rows)
+        _, status, actions = self.act(rows)
         return 0, struct.pack("<I", 50 * count) + status.tobytes() + actions.tobytes()
 
     def stats(self, content: bytes) -> tuple[int, bytes]:
@@ -157,25 +167,16 @@ class FakeDevice:
         self.has_begun = False
         return 0, struct.pack("<III", 64, 5, 5)
 
-    def floats(self, rows: np.ndarray) -> np.ndarray:
-        edge = self.policy.observation
-        return np.ascontiguousarray(rows[:, : 4 * edge.size]).view("<f4").reshape(len(rows), *edge.shape)
-
-    def act(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return status [N] and actions as structs [N, action_bytes]."""
-        observations, masks = self.floats(rows), None
-        if count := structs.num_mask_bytes(self.policy):
-            start = 4 * self.policy.observation.size
-            masks = rows[:, start : start + count].astype(np.bool_)
-        starts = np.ones(len(rows), np.bool_)
-        actions, _ = self.reference.act(observations, None, episode_start=starts, action_masks=masks)
-        _, flags = quantize_observations(self.policy.observation, observations)
-        kind = "<i4" if isinstance(self.policy.action, ArgmaxEdge) else "<f4"
-        content = actions.astype(kind).reshape(len(rows), -1)
+    def act(self, rows: np.ndarray) -> tuple[PolicyStep, np.ndarray, np.ndarray]:
+        """Return what the reference answers, status [N] and actions as structs [N, action_bytes]."""
+        observations, masks = structs.read_observations(self.policy, rows)
+        memory = np.repeat(self.memory, len(rows), axis=0)
+        answer = self.reference.step(observations, memory, masks)
+        actions = answer.actions.copy()
         if self.steps <= self.wrong_step < self.steps + len(rows):
-            content[self.wrong_step - self.steps] += 1
+            actions[self.wrong_step - self.steps] += 1
         self.steps += len(rows)
-        return flags.astype("<i4"), content.view(np.uint8)
+        return answer, answer.flags.astype("<i4"), structs.action_rows(self.policy, actions)
 
 
 class MemoryLink:

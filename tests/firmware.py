@@ -74,6 +74,11 @@ def one_a_core(names: Iterable[str]) -> list[Any]:
     return one_by_default(names, tuple(EMULATED_CORES.values()))
 
 
+def three_cores(names: Iterable[str]) -> list[Any]:
+    """Mark as slow all boards but one of Armv6-M, one of Armv7E-M and one of RISC-V."""
+    return one_by_default(names, ("rpi-pico", "mps2-an386", "riscv-virt"))
+
+
 def gcc_of(board_name: str) -> str:
     """Return the name of the GCC that builds for a board."""
     return _GCC[board(board_name).port]

@@ -79,7 +79,7 @@ def on_this_host(sources: Mapping[str, bytes], folder: Path) -> None:
     """Replace the library of this machine."""
     machine = platform.machine()
     (folder / "lib" / machine / "libpolicy.so").write_bytes(
-        linux_library(sources, board("rpi4"), linux_compiler(), machine)
+        linux_library(policy_of(), sources, board("rpi4"), linux_compiler(), machine)
     )
     (folder / "policy_contract.json").write_bytes(sources["policy_contract.json"])
     sign(folder)

@@ -24,6 +24,7 @@ RARE = {
     "criteria": [{"name": "failures", "verdict": "INCONCLUSIVE", "mean": 0.008}],
     "worst_pair": {"seed": 20_017},
 }
+UNSEEN = {part: {"unavailable": "No."} for part in ("coverage", "states", "robustness", "blame")}
 LOST = {"returns": {"return_drop": {"mean": 9.0, "low": 5.0, "high": 12.0}}}
 SAME = {"returns": {"return_drop": {"mean": 1.0, "low": -2.0, "high": 4.0}}}
 
@@ -116,6 +117,10 @@ def parsed(command: str | None) -> dict[str, Any]:
         ({}, FAIL, LOST | LATE, "unexplained", None),
         ({}, OPEN, SAME | LATE, "more_episodes", "validate"),
         ({}, {"verdict": "PASS"}, SAME | {"robustness": {"unavailable": "No."}}, "nothing_found", None),
+        # Where nothing could be looked at, nothing is said to be well.
+        ({}, {"verdict": "PASS"}, SAME | UNSEEN, "not_examined", None),
+        ({}, FAIL, LOST | UNSEEN, "not_examined", None),
+        ({"environment": None}, {"verdict": None}, UNSEEN, "no_environment", None),
         ({"environment": None}, {"verdict": None}, states(0.9), "no_environment", None),
     ],
 )

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeqrl.agents.heads import BoxHead, DiscreteHead
+from edgeqrl.agents.heads import BoxHead, DiscreteHead, Scale
 from edgeqrl.backends import NETWORK_BACKENDS, open_float_policy, open_network, open_policy
 from edgeqrl.backends.float_litert import open_float_network
-from edgeqrl.backends.network_policy import NetworkPolicy, close_network
+from edgeqrl.backends.network_policy import close_network
 from edgeqrl.backends.runtime_network import Interpreter
 from edgeqrl.backends.worker import Worker
 from edgeqrl.environments import EnvironmentSpec
@@ -34,8 +34,10 @@ FLOAT_TFLITE = random_float_tflite(np.random.default_rng(2), [3, 8, 4], ["RELU",
 def policy_of(network: IntegerNetwork) -> IntegerPolicy:
     source = network.tensors[network.inputs[0]]
     target = network.tensors[network.outputs[0]]
-    edge = DiscreteHead(target.size).edge(target.scale, target.zero_point, is_masked=True)
-    return IntegerPolicy("p", ObservationEdge(source.shape, source.scale, source.zero_point), network, edge)
+    edge = DiscreteHead.single(target.size).edge(Scale(target.scale, target.zero_point), is_masked=True)
+    return IntegerPolicy(
+        "p", ObservationEdge.of(source.shape, source.scale, source.zero_point), network, edge
+    )
 
 
 @pytest.mark.parametrize("name", RUNTIMES)
@@ -124,23 +126,6 @@ def test_a_network_policy_is_the_edges_around_the_network(name: str) -> None:
     np.testing.assert_array_equal(real, expected.astype(np.float32))
 
 
-def test_a_network_that_does_not_tell_its_inputs_needs_their_name() -> None:
-    class Silent:
-        name = "silent"
-
-        def run(self, inputs):
-            return {"out": inputs["x"]}
-
-    policy = policy_of(read_tflite(TFLITE))
-    with pytest.raises(ValueError, match="state input_name"):
-        NetworkPolicy(Silent(), policy.observation, policy.action, "silent")
-    named = NetworkPolicy(Silent(), policy.observation, policy.action, "silent", input_name="x")
-    actions, _ = named.act(np.zeros((2, 3), np.float32), None, episode_start=np.zeros(2, np.bool_))
-    assert actions.tolist() == [0, 0]
-    with pytest.raises(ValueError, match="state output"):
-        named.outputs(np.zeros((2, 3), np.float32))
-
-
 def test_the_float_network_computes_what_its_weights_say_row_by_row() -> None:
     observations = np.random.default_rng(1).normal(0, 1, (50, 3)).astype(np.float32)
     rng = np.random.default_rng(2)
@@ -168,7 +153,7 @@ def test_a_rollout_asks_the_float_policy_once_a_step_of_the_batch(monkeypatch: p
 
     monkeypatch.setattr(Worker, "send", counted)
     tflite = random_float_tflite(np.random.default_rng(2), [4, 8, 2], ["RELU", "NONE"])
-    with open_float_policy(tflite, DiscreteHead(2)) as policy:
+    with open_float_policy(tflite, DiscreteHead.single(2)) as policy:
         played = rollout(policy, EnvironmentSpec("CartPole-v1").make, range(6), num_envs=6)
     assert asked == ["open", *["run"] * played.episode_lengths.max()]
 
@@ -205,7 +190,7 @@ def test_the_float_policy_falls_back_to_tflite_runtime(
     pytest.importorskip("tflite_runtime")
     (tmp_path / "ai_edge_litert.py").write_text("raise ImportError('not here')\n")
     monkeypatch.syspath_prepend(tmp_path)
-    with open_float_policy(FLOAT_TFLITE, DiscreteHead(4)) as policy:
+    with open_float_policy(FLOAT_TFLITE, DiscreteHead.single(4)) as policy:
         policy.act(np.zeros((1, 3), np.float32), None, episode_start=np.ones(1, np.bool_))
         assert policy.name == "tflite-runtime-float32"
 
@@ -213,9 +198,9 @@ def test_the_float_policy_falls_back_to_tflite_runtime(
 @pytest.mark.parametrize(
     ("tflite", "head", "why"),
     [
-        (FLOAT_TFLITE, DiscreteHead(5), "outputs of sizes"),
-        (TFLITE, DiscreteHead(4), "must be FLOAT32"),
-        (FLOAT_TFLITE[:600], DiscreteHead(4), "damaged"),
+        (FLOAT_TFLITE, DiscreteHead.single(5), "outputs of sizes"),
+        (TFLITE, DiscreteHead.single(4), "must be FLOAT32"),
+        (FLOAT_TFLITE[:600], DiscreteHead.single(4), "damaged"),
     ],
 )
 def test_a_float_network_that_does_not_fit_is_refused(tflite: bytes, head: DiscreteHead, why: str) -> None:

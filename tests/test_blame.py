@@ -62,7 +62,7 @@ def int8_file(scales: dict[str, float], *, weight_scale: float = 6 / 127) -> byt
 def blamed(*coarse: str, episodes: int = 12, weight_scale: float = 6 / 127) -> Blame:
     scales = FINE | {name: COARSE[name] for name in coarse}
     pair = NetworkPair(float_file(), int8_file(scales, weight_scale=weight_scale))
-    return blame(pair, DiscreteHead(4), TargetEnv, seeds=range(100, 100 + episodes))
+    return blame(pair, DiscreteHead.single(4), TargetEnv, seeds=range(100, 100 + episodes))
 
 
 def named(found: Blame) -> dict[str, Any]:
@@ -161,12 +161,14 @@ def judged(
 def test_json_and_progress() -> None:
     calls: list[tuple[int, int]] = []
     pair = NetworkPair(float_file(), int8_file(FINE | {"outputs": COARSE["outputs"]}))
-    found = blame(pair, DiscreteHead(4), TargetEnv, seeds=range(8), progress=lambda *done: calls.append(done))
+    found = blame(
+        pair, DiscreteHead.single(4), TargetEnv, seeds=range(8), progress=lambda *done: calls.append(done)
+    )
     assert calls == [(i + 1, 56) for i in range(56)]
     plain = json.loads(json.dumps(found.to_json()))
     assert plain["suspects"] == ["outputs"]
     assert plain["loss"]["low"] == found.loss.low
     assert plain["rows"][2]["recovered"]["mean"] == found.rows[2].recovered.mean
     assert plain["num_episodes"] == 8
-    again = blame(pair, DiscreteHead(4), TargetEnv, seeds=range(8))
+    again = blame(pair, DiscreteHead.single(4), TargetEnv, seeds=range(8))
     assert again.to_json() == found.to_json()

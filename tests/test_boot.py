@@ -15,7 +15,7 @@ from firmware_export.emulators.emulator import Boot, boot
 from firmware_export.emulators.qemu import boot_in_qemu, qemu_command
 from firmware_export.uf2 import boot2_crc32
 from tests.chips import CHIPS, SYSTEM_CONTROL, SYSTICK_COUNT, boot_chip
-from tests.device_host import HELLO, RESET, SELFTEST, STEP, frame, replies
+from tests.device_host import HELLO, RESET, SELFTEST, STEP, VERSION, frame, replies
 from tests.firmware import (
     QEMU_BOARDS,
     board,
@@ -245,7 +245,7 @@ def test_qemu_without_a_model_of_the_board_is_said() -> None:
 @pytest.mark.parametrize("name", ["microbit", "mps2-an386", "riscv-virt"])
 def test_semihosting_twin_answers_in_qemu_and_ends_with_its_input(name: str, tmp_path: Path) -> None:
     require_qemu(name)
-    requests = [(HELLO, struct.pack("<I", 1)), (RESET, bytes(4)), (STEP, bytes(20)), (SELFTEST, b"")]
+    requests = [(HELLO, VERSION), (RESET, bytes(4)), (STEP, bytes(20)), (SELFTEST, b"")]
     stream = b"".join(frame(kind, number, payload) for number, (kind, payload) in enumerate(requests))
     for compiler in ("zig", gcc_of(name)):
         twin = compile_firmware(

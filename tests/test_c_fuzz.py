@@ -10,11 +10,14 @@ import pytest
 
 from edgeqrl.network.edges import ArgmaxEdge
 from edgeqrl.network.integer_policy import IntegerPolicy
+from edgeqrl.network.memory import FrameStack
 from firmware_export.emit import c_sources, export_sources
 from firmware_export.emit.params import build_params
 from tests.c_build import C_DIR, c_compiler, run, write_files
 from tests.c_policies import random_policy
 from tests.c_quality import wide_network
+from tests.c_whole_policies import random_whole_policy
+from tests.firmware import one_by_default
 
 SANITIZE = ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 ENTRIES = 10  # of fuzz_policy.c
@@ -23,7 +26,7 @@ LIBFUZZER_RUNS = 300_000  # for each policy
 
 @cache
 def policies() -> dict[str, IntegerPolicy]:
-    """Every head, networks of every family of kernels in both dtypes, and edges alone."""
+    """Every head, networks of every family of kernels in both dtypes, edges alone, and a ring of frames."""
     rng = np.random.default_rng(3)
     return {
         "dense": random_policy(rng, (6, 9, 17, 4), lookups=0.6, shape=(2, 3)),
@@ -32,6 +35,7 @@ def policies() -> dict[str, IntegerPolicy]:
         "edges_argmax": random_policy(rng, (5,)),
         "edges_masked": random_policy(rng, (5,), head="masked"),
         "edges_affine": random_policy(rng, (5,), head="affine"),
+        "frames": random_whole_policy(rng, frames=FrameStack(3, -1)),
         "wide_int8": wide_network("robot", "INT8", 355),
         "wide_int16": wide_network("robot", "INT16", 202),
     }
@@ -57,7 +61,9 @@ def glue(policy: IntegerPolicy) -> bytes:
         f"#define FUZZ_CONST(c) {name.upper()}_##c",
         f"#define FUZZ_PARAMS_BYTES {name.upper()}_PARAMS_BYTES",
     ]
-    lines += [f"#define FUZZ_{kind.upper()} {name}_{kind}" for kind in ("state", "observation", "action")]
+    kinds = ("state", "memory", "observation", "action")
+    lines += [f"#define FUZZ_{kind.upper()} {name}_{kind}" for kind in kinds]
+    lines += [f"#define FUZZ_NUM_FRAMES {policy.frames.num_frames if policy.frames else 0}u"]
     lines += [f"#define FUZZ_IS_DISCRETE {int(isinstance(action, ArgmaxEdge))}"]
     lines += [f"#define FUZZ_HAS_MASK {int(isinstance(action, ArgmaxEdge) and action.is_masked)}"]
     lines += [f"#define FUZZ_START ({action.start})"] if isinstance(action, ArgmaxEdge) else []
@@ -102,7 +108,12 @@ def require_executions(folder: Path, count: int) -> None:
     assert min(found[1:]) > count / 50
 
 
-@pytest.mark.parametrize("kind", ["dense", "affine", "masked", "wide_int8", "wide_int16"])
+@pytest.mark.parametrize(
+    "kind",
+    one_by_default(
+        ("dense", "affine", "masked", "frames", "wide_int8", "wide_int16"), ("masked", "frames", "wide_int8")
+    ),
+)
 def test_any_bytes_are_answered_or_refused(tmp_path: Path, kind: str) -> None:
     build(tmp_path, policies()[kind], [*c_compiler("clang"), "-O1"])
     require_executions(tmp_path, 20_000)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-import edgeqrl.calibrate as module
+import edgeqrl.recordings as module
 from edgeqrl.calibrate import CalibrationSet, calibrate, from_recorded, read_recorded
 from edgeqrl.errors import DataError, EdgeQRLError, OutputError, UsageError
 from edgeqrl.rollout import rollout
@@ -132,7 +132,7 @@ def test_hash_covers_every_field(change: Any) -> None:
     ("change", "sentence"),
     [
         ({"observations": np.zeros((0, 3), np.float32)}, "at least one observation"),
-        ({"observations": np.zeros((1, 3))}, "in float32"),
+        ({"observations": np.zeros((1, 3))}, "in float32, or in uint8 or int32"),
         ({"observations": np.array([[0, 1], [0, np.nan]], np.float32)}, "observation 1, feature 1"),
         ({"observations": np.full((1, 1, 2), -np.inf, np.float32)}, r"observation 0, feature \(0, 0\)"),
         ({"seeds": (1,)}, "one return for each"),
@@ -181,7 +181,8 @@ def with_header(**change: Any) -> bytes:
         (npz(header=np.zeros(3, np.uint8), observations=np.zeros((1, 3))), "is not a calibration set"),
         (npz(header=np.zeros(3), observations=np.array([object()])), "cannot be read"),
         (with_header(format="something"), "is not a calibration set"),
-        (with_header(version=2), "format version 2, and this edgeqrl reads 1"),
+        (with_header(version=3), "format version 3, and this edgeqrl reads 1 and 2"),
+        (with_header(version=2), "is damaged"),
         (with_header(seeds=[1]), "one return for each"),
         (with_header(seeds=None), "is damaged"),
         (with_header(shape=[1, 2]), "is damaged"),

@@ -164,6 +164,7 @@ def test_integer_backends_agree_on_the_bundle(bundle: Path, capsys: pytest.Captu
     assert {found["differing"] for found in report["backends"].values()} == {0}
 
 
+@pytest.mark.slow  # test_three_agents.py has the same by the API
 def test_bare_converter_ruins_a_value_head_that_the_rewrites_save(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -230,6 +231,18 @@ def test_dry_run_flash_says_what_it_would_write(fresh: Path, tmp_path: Path) -> 
         (["convert", *CARTPOLE, "--compiler", "zigg"], 2, "zig"),
         (["convert", *CARTPOLE, "--env-arg", "render_mode"], 2, "NAME=VALUE"),
         (["convert", *CARTPOLE, "--wrapper", "nowhere:nothing"], 2, "nowhere"),
+        (["convert", *CARTPOLE, "--wrapper", "tests.test_wrappers:Shift"], 2, "--keep-wrapper tests.test_"),
+        (["convert", *CARTPOLE, "--keep-wrapper", "tests.test_wrappers:Shift"], 2, "names no wrapper"),
+        (["convert", *CARTPOLE, "--keep-wrapper", "Shift"], 2, "module:function"),
+        (["convert", "zoo:cartpole-dqn", "--keep-wrapper", "a:b"], 2, "go with --env"),
+        (["convert", *CARTPOLE, "--normalization", "absent.npz"], 12, "absent.npz"),
+        (["convert", *CARTPOLE, "--frame-stack", "many"], 2, "many"),
+        (["convert", *CARTPOLE, "--vecnormalize", "absent.pkl"], 3, "absent.pkl"),
+        (["convert", *CARTPOLE, "--outputs", "advantage"], 2, "policy,value"),
+        (["convert", *CARTPOLE, "--distribution", "normal"], 2, "quantiles"),
+        (["convert", *CARTPOLE, "--log-std", "a"], 2, "--log-std"),
+        (["convert", *CARTPOLE, "--scheme", "int4"], 2, "int8"),
+        (["convert", *CARTPOLE, "--scheme", "int8", "--no-rewrites"], 2, "--no-rewrites"),
         (["convert", "agent.keras"], 2, "--env"),
         (["convert", "zoo:cartpole-dqn", "--env", "Acrobot-v1"], 3, "observations"),
         (
@@ -478,5 +491,7 @@ def test_options_default_to_the_settings() -> None:
     settings = Settings()
     defaults = {option.name: option.default for option in cli.commands["convert"].params}
     for name, value in {**vars(settings), **vars(settings.declared)}.items():
-        if name in defaults and value is not None and name != "contract":  # three options of their own
+        if (
+            name in defaults and value is not None and name not in ("contract", "scheme")
+        ):  # options of their own
             assert defaults[name] == value, name

@@ -1,8 +1,8 @@
 """The contract: facts from spaces, known environments, files and options; as JSON, and as C."""
 
-import ctypes
 import json
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from edgeqrl.agents.heads import BoxHead, DiscreteHead
+from edgeqrl.agents.heads import BoxHead, DiscreteHead, MultiBinaryHead, Scale, ValueHead
 from edgeqrl.backends.host_c import HostC
 from edgeqrl.cli.main import run
 from edgeqrl.contract import ContractOptions, contract_facts, known_environments, override, require_fail_safe
 from edgeqrl.errors import DataError, EnvironmentFailure, UsageError
 from edgeqrl.network.edges import quantize_observations, saturated_inputs
+from edgeqrl.network.parts import ObservationPart
 from firmware_export.contract import (
     CONTRACT_FILE,
     ContractFacts,
@@ -29,7 +30,9 @@ from firmware_export.contract import (
     num_features,
 )
 from firmware_export.emit import contract_sources, default_contract, export_sources, make_contract
+from tests.c_contract import CContract
 from tests.c_policies import random_observations, random_policy
+from tests.device_policies import KINDS, whole_policy
 from tests.toys import BoxChaosEnv, ChaosEnv
 
 SCHEMA = json.loads((Path(__file__).parent.parent / "docs" / "policy_contract.schema.json").read_text())
@@ -62,13 +65,139 @@ def contract_in_words(head: str) -> PolicyContract:
 # The file.
 
 
+def require_sound(contract: PolicyContract) -> None:
+    assert faults_of(contract) == []
+    read = PolicyContract.from_bytes(contract.to_bytes(), "contract")
+    assert read == contract
+    assert read.to_bytes() == contract.to_bytes()
+    assert read.sha256 == contract.sha256
+
+
 @pytest.mark.parametrize("head", HEADS)
 def test_contract_fits_its_schema_and_comes_back_from_its_bytes(head: str) -> None:
     for contract in (default_contract(policy_of(head)), contract_in_words(head)):
-        assert faults_of(contract) == []
-        read = PolicyContract.from_bytes(contract.to_bytes(), "contract")
-        assert read.to_bytes() == contract.to_bytes()
-        assert read.sha256 == contract.sha256
+        require_sound(contract)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_contracts_of_every_kind_are_as_sound_and_comments_are_closed(kind: str) -> None:
+    contract = default_contract(whole_policy(kind), b"model")
+    require_sound(contract)
+    header = contract_sources(contract)["robot_contract.h"].decode()
+    assert all(part.count("/*") == 1 for part in header.split("*/")[:-1])
+
+
+def test_contract_says_what_parts_memory_masks_draws_and_values_are() -> None:
+    drawn = json.loads(default_contract(whole_policy("gaussian frames")).to_bytes())
+    observation, gear = drawn["observation"]["parts"]
+    assert observation["normalization"] == {"gain": [0.5, 2.0], "offset": None, "low": [-1.0], "high": [1.0]}
+    assert (gear["at"], gear["dtype"], gear["one_hot"]) == (8, "int32", [[1, 3], [0, 5]])
+    assert drawn["observation"]["bytes"] == 16
+    memory = drawn["memory"]
+    assert [field["name"] for field in memory["fields"]] == [
+        "random",
+        "frames_next",
+        "frames_filled",
+        "frames",
+    ]
+    assert memory["frames"] == {"num_frames": 3, "axis": 0, "is_new_axis": False, "padding": "first"}
+    assert (memory["bytes"], memory["recurrent"]) == (32, [])
+    assert memory["seed"] is not None
+    assert drawn["action"]["is_sampled"]
+    multi = json.loads(default_contract(whole_policy("multi-discrete drawn masked")).to_bytes())
+    assert multi["action"]["kind"] == "multi_discrete"
+    assert [(entry["low"], entry["high"]) for entry in multi["action"]["meanings"]] == [
+        (0.0, 1.0),
+        (7.0, 9.0),
+    ]
+    assert multi["action"]["mask"] == {"at": 24, "bytes": 5}
+    (state,) = multi["memory"]["recurrent"]
+    assert (state["name"], state["shape"], state["scale"], state["initial"]) == (
+        "recurrent_0",
+        [8],
+        1 / 128,
+        3,
+    )
+    values = json.loads(default_contract(whole_policy("values")).to_bytes())
+    assert [entry["name"] for entry in values["values"]] == [f"value_{i}" for i in range(8)]
+    assert values["values"][0]["scale"] == pytest.approx(1 / 128)
+    assert (values["values"][0]["low"], values["values"][0]["high"]) == (-9.0, 9.0)
+    assert values["memory"] is None
+
+
+def test_value_network_drives_nothing_and_needs_no_fail_safe() -> None:
+    facts = contract_facts(
+        BoxChaosEnv,
+        ContractOptions(),
+        parts=[ObservationPart("observation", (3,))],
+        head=ValueHead(("value",)),
+    )
+    assert facts.is_value
+    assert facts.fail_safe is None
+    require_fail_safe(facts)
+    policy = random_policy(np.random.default_rng(5), (3, 7, 1), head="affine")
+    contract = make_contract(policy, b"", facts)
+    assert contract.action.kind == "value"
+    assert [action.name for action in contract.actions] == ["value"]
+    require_sound(contract)
+    assert ContractFacts.from_json(json.loads(json.dumps(facts.to_json()))) == facts
+
+
+class DictWorld(gymnasium.Env[Any, Any]):
+    """Observes a class, bytes and floats; acts by several choices."""
+
+    observation_space = gymnasium.spaces.Dict(
+        {
+            "gear": gymnasium.spaces.Discrete(3, start=1),
+            "camera": gymnasium.spaces.Box(0, 200, (2, 4), np.uint8),
+            "speed": gymnasium.spaces.Box(-2.0, 3.0, (2,), np.float32),
+        }
+    )
+    action_space = gymnasium.spaces.MultiDiscrete([2, 3])
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        return self.observation_space.sample(), {}
+
+    def step(self, action: Any) -> Any:
+        return self.observation_space.sample(), 0.0, True, False, {}
+
+
+def test_parts_of_an_environment_have_names_and_bounds_of_their_own() -> None:
+    facts = contract_facts(DictWorld, ContractOptions())
+    assert facts.features is not None
+    found = {feature.name: (feature.low, feature.high) for feature in facts.features}
+    assert found["gear_0"] == (1.0, 3.0)
+    assert found["camera_7"] == (0.0, 200.0)
+    assert found["speed_1"] == (-2.0, 3.0)
+    assert len(found) == 11
+    parts = (ObservationPart("speed", (2,), key="speed"), ObservationPart("other", (1,), key="other"))
+    chosen = contract_facts(DictWorld, ContractOptions(), parts=parts).features
+    assert chosen == (
+        Feature("speed_0", None, -2.0, 3.0),
+        Feature("speed_1", None, -2.0, 3.0),
+        Feature("other_0"),
+    )
+    assert facts.actions == (Feature("action_0", None, 0.0, 1.0), Feature("action_1", None, 0.0, 2.0))
+
+
+@pytest.mark.parametrize(
+    ("head", "text", "message"),
+    [
+        (DiscreteHead((2, 3), (0, 7)), "value:0", "1 number, but an action has 2"),
+        (
+            DiscreteHead((2, 3), (0, 7)),
+            "value:0,10",
+            "outside the action's bounds: 'action_1' is 7 to 9",
+        ),
+        (DiscreteHead((2, 3), (0, 7)), "value:0.5,8", "must be whole numbers"),
+        (MultiBinaryHead((2,)), "value:0,2", "outside"),
+    ],
+)
+def test_fail_safe_of_several_choices_must_be_one_of_them(head: Any, text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        contract_facts(
+            None, ContractOptions(fail_safe=text), parts=[ObservationPart("observation", (4,))], head=head
+        )
 
 
 def test_schema_is_strict_and_describes_every_field() -> None:
@@ -101,6 +230,9 @@ def test_schema_is_strict_and_describes_every_field() -> None:
         {"params_contract": "00"},
         {"sources": {"fail_safe": 3}},
         {"more": 1},
+        {"memory": {"bytes": 8}},
+        {"values": [{"name": "value"}]},
+        {"saturation_counters": 3},
     ],
 )
 def test_damaged_contract_is_refused(change: dict[str, Any]) -> None:
@@ -162,17 +294,19 @@ def test_other_fail_safes_are_refused_with_the_three_forms(text: str) -> None:
 @pytest.mark.parametrize(
     ("head", "text", "message"),
     [
-        (DiscreteHead(3), "value:3", "none of the actions 0 to 2"),
-        (DiscreteHead(3, start=5), "value:0", "none of the actions 5 to 7"),
-        (DiscreteHead(3), "value:0.5", "none of the actions"),
-        (DiscreteHead(3), "value:0,1", "2 numbers, but an action has 1"),
+        (DiscreteHead.single(3), "value:3", "none of the actions 0 to 2"),
+        (DiscreteHead.single(3, start=5), "value:0", "none of the actions 5 to 7"),
+        (DiscreteHead.single(3), "value:0.5", "none of the actions"),
+        (DiscreteHead.single(3), "value:0,1", "2 numbers, but an action has 1"),
         (BoxHead((2,), (-1, -1), (1, 1), (1, 1), (0, 0)), "value:0", "1 number, but an action has 2"),
         (BoxHead((2,), (-1, -1), (1, 1), (1, 1), (0, 0)), "value:0,1.5", "outside the action's bounds"),
     ],
 )
 def test_fail_safe_action_must_be_one_of_the_policys(head: Any, text: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        contract_facts(None, ContractOptions(fail_safe=text), observation_shape=(4,), head=head)
+        contract_facts(
+            None, ContractOptions(fail_safe=text), parts=[ObservationPart("observation", (4,))], head=head
+        )
 
 
 def test_missing_fail_safe_is_asked_for_with_its_forms() -> None:
@@ -194,6 +328,7 @@ def test_fail_safe_without_a_time_to_act_is_refused() -> None:
     "entry", known_environments(), ids=lambda entry: f"{entry['ids'][0]}-{entry['kind']}"
 )
 def test_known_environments_are_as_large_as_their_spaces(entry: Any) -> None:
+    import_module("edgeqrl.zoo.training.tasks")  # registers the zoo's own
     made = 0
     for env_id in entry["ids"]:
         if env_id not in gymnasium.registry:
@@ -209,7 +344,7 @@ def test_known_environments_are_as_large_as_their_spaces(entry: Any) -> None:
             continue  # its library is not installed, or no longer has it
         made += 1
         assert facts.fail_safe == FailSafe.parse(entry["fail_safe"])
-        assert facts.control_period_s is not None
+        assert (facts.control_period_s is None) == ("MinAtar" in env_id)  # which has no clock
         assert facts.actions is not None
         assert [action.name for action in facts.actions] == [row[0] for row in entry["action"]]
         assert facts.features is not None
@@ -375,7 +510,7 @@ def test_timeout_is_held_against_a_period_wherever_both_come_from(tmp_path: Path
     with pytest.raises(UsageError, match=r"of 0.5 s .* period of 0.6 s \(--control-period\)"):
         contract_facts(None, replace(stated, control_period_s=0.6))
     with pytest.raises(UsageError, match="period of 1 s"):
-        override(facts, ContractOptions(control_period_s=1), DiscreteHead(2))
+        override(facts, ContractOptions(control_period_s=1), DiscreteHead.single(2))
 
 
 @pytest.mark.parametrize("period", [0, -1, 1e-7, 3601, float("nan"), float("inf")])
@@ -419,36 +554,11 @@ def test_only_three_files_depend_on_what_is_known(head: str) -> None:
     )
 
 
-class Facts(ctypes.Structure):
-    """`eqrl_contract` of runtime/eqrl.h."""
-
-    _fields_ = (
-        ("name", ctypes.c_char_p),
-        ("num_inputs", ctypes.c_uint32),
-        ("num_features", ctypes.c_uint32),
-        ("low", ctypes.POINTER(ctypes.c_uint32)),
-        ("high", ctypes.POINTER(ctypes.c_uint32)),
-        ("observation_bytes", ctypes.c_uint32),
-        ("action_bytes", ctypes.c_uint32),
-        ("control_period_us", ctypes.c_uint32),
-        ("timeout_us", ctypes.c_uint32),
-        ("fail_safe", ctypes.c_uint32),
-        ("hold_steps", ctypes.c_uint32),
-        ("fail_safe_action", ctypes.POINTER(ctypes.c_uint32)),
-        ("model_sha256", ctypes.POINTER(ctypes.c_uint8)),
-        ("contract_sha256", ctypes.POINTER(ctypes.c_uint8)),
-        ("num_counters", ctypes.c_uint32),
-        ("is_discrete", ctypes.c_uint32),
-        ("action_low", ctypes.POINTER(ctypes.c_uint32)),
-        ("action_high", ctypes.POINTER(ctypes.c_uint32)),
-    )
-
-
 @pytest.mark.parametrize("head", HEADS)
 def test_c_holds_the_same_facts(head: str) -> None:
     contract = contract_in_words(head)
     library = HostC(policy_of(head), contract=contract)._library
-    facts = Facts.in_dll(library, "robot_contract_facts")
+    facts = CContract.in_dll(library, "robot_contract_facts")
     assert facts.name == b"robot"
     assert (facts.num_inputs, facts.num_features, facts.num_counters) == (4, 4, 4)
     bounds = np.array([facts.low[:4], facts.high[:4]], "<u4").view("<f4")
@@ -464,7 +574,7 @@ def test_c_holds_the_same_facts(head: str) -> None:
         assert words[0].view("<f4").tolist() == list(contract.fail_safe.action)
         assert words[1].view("<f4")[0] == -np.inf
     else:
-        assert words.view("<i4").tolist() == [[contract.action_start]] * 2
+        assert words.view("<i4").tolist() == [[contract.action.start]] * 2
     assert facts.is_discrete == (head != "affine")
     assert bytes(facts.contract_sha256[:32]).hex() == contract.sha256
     assert contract.model_sha256 == bytes(facts.model_sha256[:32]).hex()
@@ -473,7 +583,9 @@ def test_c_holds_the_same_facts(head: str) -> None:
 def test_hold_and_disable_have_no_action() -> None:
     for number, fail_safe in ((2, FailSafe("hold", hold_steps=7)), (3, FailSafe("disable"))):
         contract = make_contract(policy_of("affine"), b"", ContractFacts(fail_safe=fail_safe))
-        facts = Facts.in_dll(HostC(policy_of("affine"), contract=contract)._library, "robot_contract_facts")
+        facts = CContract.in_dll(
+            HostC(policy_of("affine"), contract=contract)._library, "robot_contract_facts"
+        )
         assert (facts.fail_safe, facts.hold_steps) == (number, fail_safe.hold_steps)
         assert not facts.fail_safe_action
         assert not facts.model_sha256
@@ -560,13 +672,16 @@ def test_contracts_of_the_zoos_environments_are_as_kept(agent: str, env_id: str,
         name=agent.replace("-", "_"),
         lookups=0,
     )
-    action: Any = DiscreteHead(2)
+    action: Any = DiscreteHead.single(2)
     if head == "affine":
         action = BoxHead((1,), (-2.0,), (2.0,), (2.0,), (0.0,))
     output = policy.network.tensors[policy.network.outputs[0]]
-    policy = replace(policy, action=action.edge(output.scale, output.zero_point))
+    policy = replace(policy, action=action.edge(Scale(output.scale, output.zero_point)))
     facts = contract_facts(
-        lambda: gymnasium.make(env_id), ContractOptions(), observation_shape=(size,), head=action
+        lambda: gymnasium.make(env_id),
+        ContractOptions(),
+        parts=[ObservationPart("observation", (size,))],
+        head=action,
     )
     contract = make_contract(policy, b"", facts)
     assert faults_of(contract) == []

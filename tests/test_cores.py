@@ -30,16 +30,16 @@ from tests.firmware import (
     firmware,
     gcc_of,
     require_qemu,
+    three_cores,
 )
 
 HEADS = ("argmax", "masked", "affine")
 ROWS = 120
 UNICORN_BOARDS = [name for name in ALL_BOARDS if board(name).core in UNICORN_CORES]
-CHIPS = set(UNICORN_BOARDS) - set(EMULATED_CORES.values())  # of cores that other boards stand for
 # (board, engine); QEMU is a Debian package, and slow
 MACHINES = [
-    pytest.param(name, "unicorn", id=f"{name}-unicorn", marks=[pytest.mark.slow] if name in CHIPS else [])
-    for name in UNICORN_BOARDS
+    pytest.param(*case.values, "unicorn", id=f"{case.values[0]}-unicorn", marks=case.marks)
+    for case in three_cores(UNICORN_BOARDS)
 ] + [pytest.param(name, "qemu", id=f"{name}-qemu", marks=pytest.mark.slow) for name in QEMU_BOARDS]
 
 
@@ -92,7 +92,7 @@ def test_step_equals_the_host_in_one_trace_within_the_stack_bound(board_name: st
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("board_name", "engine"), MACHINES)
-@pytest.mark.parametrize("seed", range(10, 13))
+@pytest.mark.parametrize("seed", range(10, 12))
 def test_many_random_policies_equal_the_host(board_name: str, engine: str, seed: int) -> None:
     for compiler in ("zig", gcc_of(board_name)):
         require_equal_and_bounded(board_name, engine, compiler, seed)

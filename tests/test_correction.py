@@ -108,14 +108,14 @@ def mean_errors(tflite: bytes, exact: bytes, values: NDArray[np.float32]) -> lis
     """Return each dense layer's mean error before its activation, in steps of its bias."""
     network, model = read_tflite(tflite), parse_tflite(tflite)
     source = network.tensors[network.inputs[0]]
-    edge = ObservationEdge(source.shape, source.scale, source.zero_point)
+    edge = ObservationEdge.of(source.shape, source.scale, source.zero_point)
     reference = Reference(network)
     tensors = reference.run_all({network.inputs[0]: quantize_observations(edge, values)[0]})
     operators = [op for op in model.operators if op.name == "FULLY_CONNECTED"]
     dense = [layer for layer in network.layers if isinstance(layer, Dense)]
     errors = []
     for layer, operator, sums in zip(
-        dense, operators, dense_sums(FloatReference(exact), values), strict=True
+        dense, operators, dense_sums(FloatReference(exact), values).values(), strict=True
     ):
         steps = model.tensors[operator.inputs[0]].scales[0] * model.tensors[operator.inputs[1]].scales
         integer = layer.accumulators(tensors[layer.input], network.tensors).mean(axis=0, dtype=np.float64)
@@ -157,12 +157,12 @@ def test_correction_brings_outputs_nearer_to_float_on_fresh_observations() -> No
     layers, fresh = float_layers(8), observations(99)
     exact, coarse = float_tflite(layers, "RELU"), int8_tflite(layers, "RELU")
     corrected = correct_biases(coarse, exact, observations(8))
-    expected = dense_sums(FloatReference(exact), fresh)[-1]
+    expected = list(dense_sums(FloatReference(exact), fresh).values())[-1]
 
     def mean_square(tflite: bytes) -> float:
         network = read_tflite(tflite)
         source, target = network.tensors[network.inputs[0]], network.tensors[network.outputs[0]]
-        edge = ObservationEdge(source.shape, source.scale, source.zero_point)
+        edge = ObservationEdge.of(source.shape, source.scale, source.zero_point)
         outputs = Reference(network).run({source.name: quantize_observations(edge, fresh)[0]})[target.name]
         real = target.scale * (outputs.astype(np.float64) - target.zero_point)
         return float(np.mean((real - expected) ** 2))

@@ -37,7 +37,7 @@ def policy(
             Lookup("table", operator, "moved", "out", values.astype(np.int8)),
         ),
     )
-    return IntegerPolicy("policy", ObservationEdge((size,), scale, 0), network, ArgmaxEdge(size))
+    return IntegerPolicy("policy", ObservationEdge.of((size,), scale, 0), network, ArgmaxEdge(size))
 
 
 def of(values: list[float], **options: object) -> Coverage:

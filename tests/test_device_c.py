@@ -10,7 +10,7 @@ import pytest
 
 from firmware_export.contract import ContractFacts, FailSafe
 from firmware_export.emit import make_contract
-from firmware_export.emit.golden import _answered, generated_crc, num_generated
+from firmware_export.emit.golden import answered, generated_crc, num_generated
 from tests.device_host import (
     BAD_ARGUMENT,
     BAD_CRC,
@@ -31,6 +31,7 @@ from tests.device_host import (
     TIMEOUT_TICKS,
     TOO_LONG,
     UNKNOWN_TYPE,
+    VERSION,
     HostDevice,
     build_device,
     facts,
@@ -41,7 +42,6 @@ from tests.device_host import (
 )
 
 ROOT = Path(__file__).parent.parent
-VERSION = struct.pack("<I", 1)
 NO_FLAGS, DRIVE, OUTPUTS = (struct.pack("<I", flags) for flags in (0, 1, 2))
 POLICY = small_policy()
 VALUE = FailSafe("value", (0.0, 0.0))
@@ -65,7 +65,7 @@ def device(program: Path) -> Iterator[HostDevice]:
 
 def test_hello_tells_everything(device: HostDevice) -> None:
     reply = device.ask(HELLO, VERSION)
-    words = struct.unpack_from("<12I", reply)
+    words = struct.unpack_from("<14I", reply)
     (
         version,
         flags,
@@ -79,14 +79,16 @@ def test_hello_tells_everything(device: HostDevice) -> None:
         clock,
         sequence,
         kind,
+        memory,
+        values,
     ) = words
-    assert (version, flags, max_payload) == (1, 8 + 16, 256)
+    assert (version, flags, max_payload, memory, values) == (2, 8 + 16, 256, 0, 0)
     assert (observation, action, outputs, counters) == (12, 8, 2, 3)
     assert (period, tick, clock, sequence, kind) == (20_000, TICK_HZ, 16_000_000, 0, 1)
     contract = make_contract(POLICY, b"", FACTS)
-    assert reply[48:80] == bytes(32)  # no model file was given
-    assert reply[80:112].hex() == contract.sha256
-    assert reply[112:] == b"\x05robot\x04host"
+    assert reply[56:88] == bytes(32)  # no model file was given
+    assert reply[88:120].hex() == contract.sha256
+    assert reply[120:] == b"\x05robot\x04host"
 
 
 @pytest.mark.parametrize(("head", "flags"), [("argmax", 1), ("masked", 3), ("affine", 0)])
@@ -96,7 +98,7 @@ def test_heads_answer_as_the_library_does(tmp_path: Path, head: str, flags: int)
     rng = np.random.default_rng(2)
     rows = rng.normal(0.0, 60 * policy.observation.scale, (9, 3)).astype("<f4")
     masks = rng.random((9, 2)) < 0.6 if head == "masked" else None
-    expected = _answered(policy, rows, masks)
+    expected = answered(policy, {"observation": rows}, masks)
     with HostDevice(program) as device:
         assert struct.unpack_from("<I", device.ask(HELLO, VERSION), 4)[0] == flags | 8
         device.ask(RESET, NO_FLAGS)
@@ -125,9 +127,12 @@ def test_heads_answer_as_the_library_does(tmp_path: Path, head: str, flags: int)
         (HELLO, VERSION + b"\0", BAD_LENGTH),
         (RESET, b"", BAD_LENGTH),
         (RESET, b"\1\0\0\0", BAD_ARGUMENT),
+        (RESET, b"\1\0\0\0" + bytes(8), BAD_ARGUMENT),
+        (RESET, NO_FLAGS + bytes(8), BAD_LENGTH),
         (STEP, NO_FLAGS + GOOD[:-1], BAD_LENGTH),
         (STEP, NO_FLAGS + GOOD + b"\0", BAD_LENGTH),
         (STEP, b"\4\0\0\0" + GOOD, BAD_ARGUMENT),
+        (STEP, b"\x08\0\0\0" + GOOD, BAD_ARGUMENT),
         (STEP, NO_FLAGS + GOOD, NEEDS_RESET),
         (STEP, DRIVE + GOOD, NEEDS_RESET),
         (BATCH, b"", BAD_LENGTH),
@@ -490,7 +495,7 @@ def test_hello_of_the_page_is_what_the_device_answers(device: HostDevice) -> Non
     assert stated[0] == request, expected
     ((kind, sequence, told),) = replies(stated[1])
     assert (kind, sequence) == (HELLO | 0x80, 1)
-    contract = slice(4 + 48 + 32, 4 + 48 + 64)  # its hash changes with every word that describes it
+    contract = slice(4 + 56 + 32, 4 + 56 + 64)  # its hash changes with every word that describes it
     assert (
         told[: contract.start] + told[contract.stop :] == payload[: contract.start] + payload[contract.stop :]
     )

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeqrl.backends import structs
 from edgeqrl.backends.device import DevicePolicy, Spread
 from edgeqrl.backends.host_c import HostCPolicy
 from edgeqrl.backends.network_policy import NetworkPolicy
 from edgeqrl.errors import DeviceError, MissingToolError, UsageError
+from edgeqrl.network import structs
 from edgeqrl.network.integer_policy import IntegerPolicy
 from edgeqrl.network.reference import Reference
 from firmware_export.device import link as link_module
@@ -20,6 +20,7 @@ from firmware_export.device.client import Device, open_device
 from firmware_export.device.frames import Frame, encode
 from firmware_export.device.link import SerialLink
 from tests.c_policies import random_observations, random_policy
+from tests.device_policies import KINDS, whole_masks, whole_observations, whole_policy
 from tests.fake_device import BANNER, FAULTS, FakeDevice, MemoryLink, packed, serve_pty, serve_socket
 
 MODEL, CONTRACT = bytes(range(32)), bytes(range(32, 64))
@@ -41,7 +42,7 @@ def observations_of(policy: IntegerPolicy, count: int) -> np.ndarray:
 def require_same(device: Any, policy: IntegerPolicy, count: int = 40, masks: Any = None) -> None:
     observations = observations_of(policy, count)
     starts = np.zeros(count, np.bool_)
-    reference = NetworkPolicy(Reference(policy.network), policy.observation, policy.action, "reference")
+    reference = NetworkPolicy(Reference(policy.network), policy, "reference")
     expected, _ = reference.act(observations, None, episode_start=starts, action_masks=masks)
     actions, _ = device.act(observations, None, episode_start=starts, action_masks=masks)
     np.testing.assert_array_equal(actions, expected)
@@ -53,7 +54,7 @@ def require_same(device: Any, policy: IntegerPolicy, count: int = 40, masks: Any
 
 def test_hello_is_read_field_by_field() -> None:
     hello = opened(FakeDevice(policy_of(), flags=8 | 16 | 32 | 64)).hello()
-    assert (hello.version, hello.name, hello.board) == (1, "robot", "fake")
+    assert (hello.version, hello.name, hello.board) == (2, "robot", "fake")
     assert (hello.observation_bytes, hello.action_bytes, hello.output_bytes) == (16, 4, 3)
     assert (hello.control_period_us, hello.tick_hz, hello.clock_hz) == (20_000, 10**6, 64_000_000)
     assert (hello.model_sha256, hello.contract_sha256) == (MODEL, CONTRACT)
@@ -181,7 +182,7 @@ def test_driving_is_refused_without_a_fail_safe() -> None:
 @pytest.mark.parametrize(
     ("made", "words"),
     [
-        ({"version": 2}, "speaks version 2 of the protocol, and this edgeqrl speaks 1"),
+        ({"version": 1}, "speaks version 1 of the protocol, and this edgeqrl speaks 2: build"),
         ({"model": b"\x12\x34" + bytes(30)}, "runs model 12340000…, the bundle has 00010203…: flash the"),
         ({"contract": b"\xab" * 32}, "runs contract abababab…, the bundle has 20212223…"),
         ({"model": bytes(32)}, "a model that it does not name"),
@@ -196,7 +197,9 @@ def test_another_firmware_is_refused(made: dict[str, Any], words: str) -> None:
 
 def test_another_policy_of_the_same_hash_is_refused() -> None:
     other = random_policy(np.random.default_rng(0), (9, 3), name="robot")
-    with pytest.raises(DeviceError, match="observations of 16 and actions of 4 bytes, and the bundle"):
+    with pytest.raises(
+        DeviceError, match="memory of 16, 4 and 0 bytes, and the bundle 'robot' with 36, 4 and 0"
+    ):
         DevicePolicy(opened(FakeDevice(policy_of())), other, model_sha256=MODEL)
 
 
@@ -242,7 +245,7 @@ def widened(fake: FakeDevice) -> Callable[[bytes], tuple[int, bytes]]:
 
     def batch(content: bytes) -> tuple[int, bytes]:
         count = int.from_bytes(content[:4], "little")
-        status, actions = fake.act(np.frombuffer(content[4:], np.uint8).reshape(count, -1))
+        _, status, actions = fake.act(np.frombuffer(content[4:], np.uint8).reshape(count, -1))
         reply = (50 * count).to_bytes(4, "little") + status.tobytes() + actions.tobytes()
         assert len(reply) + 4 <= fake.max_payload
         return 0, reply
@@ -281,12 +284,50 @@ def test_episodes_begin_with_a_reset_and_only_single_steps_are_timed() -> None:
     assert len(device.timing.round_trip_s) == 1
 
 
-def test_a_policy_with_memory_plays_one_episode_at_a_time() -> None:
-    policy = policy_of()
-    device = DevicePolicy(opened(FakeDevice(policy, flags=4)), policy, model_sha256=MODEL)
-    require_same(device, policy, 1)
+@pytest.mark.parametrize("kind", KINDS)
+def test_policies_of_every_kind_play_as_the_reference_does(kind: str) -> None:
+    policy, rng = whole_policy(kind), np.random.default_rng(2)
+    fake = FakeDevice(policy, faults=["", "", *["drop", "", "corrupt", "late"] * 6])
+    device = DevicePolicy(opened(fake), policy, model_sha256=MODEL)
+    reference = NetworkPolicy(Reference(policy.network), policy, "reference")
+    assert (device.most_envs == 1) == device.has_memory == policy.has_memory
+    state: Any = None
+    generators = [[np.random.default_rng(4)] for _ in range(2)]
+    for step in range(9):
+        asked: dict[str, Any] = {
+            "episode_start": np.array([step % 4 == 0]),
+            "action_masks": whole_masks(rng, policy, 1),
+        }
+        observations = whole_observations(rng, policy, 1)
+        expected, state = reference.act(observations, state, **asked, rng=generators[0])
+        actions, _ = device.act(observations, None, **asked, rng=generators[1])
+        assert actions.tobytes() == expected.tobytes()
+        assert actions.shape == expected.shape
+    assert fake.steps == 9
+
+
+def test_a_policy_with_memory_plays_one_episode_at_a_time_and_is_seeded() -> None:
+    policy = whole_policy("drawn")
+    device = DevicePolicy(opened(FakeDevice(policy)), policy, model_sha256=MODEL)
+    observations, starts = whole_observations(np.random.default_rng(2), policy, 2), np.ones(2, np.bool_)
     with pytest.raises(ValueError, match="one episode at a time"):
-        require_same(device, policy, 2)
+        device.act(observations, None, episode_start=starts)
+    one = {name: part[:1] for name, part in observations.items()}
+    with pytest.raises(ValueError, match="needs a generator"):
+        device.act(one, None, episode_start=starts[:1])
+
+
+def test_values_come_beside_actions_and_outputs() -> None:
+    policy = whole_policy("values")
+    device = DevicePolicy(opened(FakeDevice(policy)), policy, model_sha256=MODEL)
+    observations = whole_observations(np.random.default_rng(2), policy, 3)
+    reference = NetworkPolicy(Reference(policy.network), policy, "reference")
+    np.testing.assert_array_equal(device.values(observations), reference.values(observations)["value"])
+    np.testing.assert_array_equal(device.outputs(observations), reference.outputs(observations))
+    both = device.device.step(bytes(device.hello.observation_bytes), outputs=True, values=True)
+    assert (len(both.values), len(both.outputs)) == (8, 2)
+    with pytest.raises(DeviceError, match="refuses the argument"):
+        opened(FakeDevice(policy_of())).reset(5)
 
 
 def test_a_device_without_a_clock_gives_no_times() -> None:
@@ -305,10 +346,10 @@ def test_spread_is_of_measured_values() -> None:
 @pytest.mark.parametrize(("head", "outputs"), [("masked", 5), ("affine", 6), ("argmax", 7)])
 def test_structs_there_and_back(head: str, outputs: int) -> None:
     policy = policy_of(head, outputs)
-    rows = structs.observation_structs(policy, observations_of(policy, 6))
-    assert rows.shape == (6, structs.observation_bytes(policy))
+    rows = structs.observation_rows(policy, observations_of(policy, 6))
+    assert rows.shape == (6, structs.observation_layout(policy).num_bytes)
     assert rows.shape[1] % 4 == 0
-    content = np.arange(6 * structs.action_bytes(policy) // 4, dtype="<i4").view("<f4")
+    content = np.arange(6 * structs.action_layout(policy).num_bytes // 4, dtype="<i4").view("<f4")
     if head != "affine":
         content = content.view("<i4")
     actions = structs.read_actions(policy, content.view(np.uint8).reshape(6, -1))

@@ -31,7 +31,7 @@ def decoded(parts: list[bytes]) -> list[Frame]:
 @pytest.mark.parametrize(
     ("frame", "start"),
     [
-        (Frame(Request.HELLO, 0, b"\1\0\0\0"), "a55a01000400"),
+        (Frame(Request.HELLO, 0, b"\2\0\0\0"), "a55a01000400"),
         (Frame(Request.RESET, 255, bytes(4)), "a55a02ff0400"),
         (Frame(Request.SELFTEST, 7), "a55a06070000"),
         (Frame(Request.BATCH | 0x80, 1, bytes(300)), "a55a84012c01"),

@@ -19,7 +19,7 @@ from edgeqrl.cli.diagnosis_view import bar, print_diagnosis
 from edgeqrl.cli.loss_plot import ASCII
 from edgeqrl.cli.main import cli, run
 from edgeqrl.errors import DataError
-from edgeqrl.stages.diagnosis import DEFAULT_EPISODES, DEFAULT_SEED
+from edgeqrl.stages.diagnosis import DEFAULT_EPISODES, DEFAULT_SEED, PARTS
 
 AGENT = Path(__file__).parent / "data" / "cartpole_q_near_100.keras"
 SECTIONS = ("returns", "coverage", "states", "robustness", "blame")
@@ -97,7 +97,7 @@ def test_recorded_observations_are_diagnosed_as_far_as_they_tell(
     capsys.readouterr()
     assert run(["diagnose", str(folder)]) == 0
     shown = capsys.readouterr().out
-    assert shown.count("Recorded observations tell no return") == 3  # robustness, blame, advice
+    assert shown.count("Recorded observations tell no return") == 2  # "no robustness, blame:", and the advice
     found = diagnosis_of(folder)
     assert "seeds" not in found
     for name in ("returns", "robustness", "blame"):
@@ -326,3 +326,17 @@ def test_last_line_is_the_command_in_one_piece_however_narrow(
 def test_options_default_to_the_stage() -> None:
     defaults = {option.name: option.default for option in cli.commands["diagnose"].params}
     assert (defaults["episodes"], defaults["seed"]) == (DEFAULT_EPISODES, DEFAULT_SEED)
+
+
+def test_columns_and_sentences_name_the_type_of_the_activations() -> None:
+    text = "\n".join(shown(troubled() | {"activations": "int16"}, 120))
+    for words in ("int16x8 returns ", "int16 holds", "less than one int16 step", "int16x8 outputs"):
+        assert words in text
+    assert "int8 " not in text.replace("x8 ", "")
+
+
+def test_what_could_not_be_examined_is_said_once_a_reason() -> None:
+    unseen = {part: {"unavailable": "Made for policies without memory."} for part in PARTS}
+    lines = shown(troubled() | unseen | {"blame": {"unavailable": "Left out."}}, 120)
+    assert "no robustness, coverage, states: Made for policies without memory." in lines
+    assert "no blame: Left out." in lines

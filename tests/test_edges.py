@@ -81,24 +81,24 @@ def as_documented(edge: ObservationEdge, x: float) -> tuple[int, bool]:
     ],
 )
 def test_observations_by_hand(scale: float, zero_point: int, x: float, expected: int, flags: int) -> None:
-    assert quantize(ObservationEdge((1,), scale, zero_point), x) == ([expected], flags)
+    assert quantize(ObservationEdge.of((1,), scale, zero_point), x) == ([expected], flags)
 
 
 @pytest.mark.parametrize("bits", [1, 0x7FFFFF, 0x80000001, 0x807FFFFF])
 def test_denormals_count_as_zero(bits: int) -> None:
-    quantized, flags = quantize_observations(ObservationEdge((1,), 2.0**-99, -7), from_bits(bits))
+    quantized, flags = quantize_observations(ObservationEdge.of((1,), 2.0**-99, -7), from_bits(bits))
     assert (quantized.tolist(), flags.tolist()) == ([[-7]], [0])
 
 
 @pytest.mark.parametrize("bits", [0x7F800001, 0x7FC00000, 0x7FFFFFFF, 0xFF800001, 0xFFFFFFFF])
 def test_every_nan_gives_the_zero_point_and_its_flag(bits: int) -> None:
-    quantized, flags = quantize_observations(ObservationEdge((1,), 0.1, 9), from_bits(bits))
+    quantized, flags = quantize_observations(ObservationEdge.of((1,), 0.1, 9), from_bits(bits))
     assert (quantized.tolist(), flags.tolist()) == ([[9]], [NOT_FINITE])
 
 
 def test_flags_belong_to_their_row() -> None:
     rows = np.array([[0, 0], [INF, 0], [0, NAN], [1e9, 1]], np.float32)
-    quantized, flags = quantize_observations(ObservationEdge((2,), 1.0, 0), rows)
+    quantized, flags = quantize_observations(ObservationEdge.of((2,), 1.0, 0), rows)
     assert flags.tolist() == [0, NOT_FINITE | SATURATED, NOT_FINITE, SATURATED]
     assert quantized.tolist() == [[0, 0], [127, 0], [0, 0], [127, 1]]
 
@@ -108,7 +108,7 @@ def test_flags_belong_to_their_row() -> None:
 @example(float(np.float32(0.1)))
 @example(1.0 + 2.0**-52)  # its inverse rounds up to a power of two
 def test_inverse_is_one_over_scale_to_32_bits(scale: float) -> None:
-    multiplier, bias = ObservationEdge((1,), scale, 0).inverse
+    multiplier, bias = ObservationEdge.of((1,), scale, 0).inverse
     assert 2**31 <= multiplier < 2**32
     value = Fraction(multiplier) * Fraction(2) ** (126 - bias)
     assert abs(value - 1 / Fraction(scale)) <= Fraction(2) ** (125 - bias)
@@ -117,7 +117,7 @@ def test_inverse_is_one_over_scale_to_32_bits(scale: float) -> None:
 @settings(max_examples=500)
 @given(BITS, SCALES, ZERO_POINTS, st.sampled_from(["int8", "int16"]))
 def test_any_float32_is_quantized_as_documented(bits: int, scale: float, zero_point: int, dtype: str) -> None:
-    edge = ObservationEdge((1,), scale, zero_point, dtype)
+    edge = ObservationEdge.of((1,), scale, zero_point, dtype)
     x = from_bits(bits)
     quantized, flags = quantize_observations(edge, x)
     if not np.isfinite(x[0, 0]):
@@ -142,7 +142,7 @@ def test_values_next_to_a_half_are_quantized_as_documented(
     x = np.float32((np.floor(steps) + 0.5) * scale)
     x = np.array([[x]], np.float32).view(np.int32) + np.int32(ulps)
     x = x.view(np.float32)
-    edge = ObservationEdge((1,), scale, zero_point, dtype)
+    edge = ObservationEdge.of((1,), scale, zero_point, dtype)
     quantized, flags = quantize_observations(edge, x)
     expected, saturated = as_documented(edge, float(x[0, 0]))
     assert (int(quantized[0, 0]), int(flags[0])) == (expected, SATURATED * saturated)
@@ -151,7 +151,7 @@ def test_values_next_to_a_half_are_quantized_as_documented(
 @given(st.floats(-127.0, 127.0, width=32), st.floats(2.0**-30, 2.0**30))
 def test_quantizing_is_to_nearest_but_for_the_inverses_last_bit(steps: float, scale: float) -> None:
     x = np.float32(steps * scale)
-    (q,), _ = quantize(ObservationEdge((1,), scale, 0), float(x))
+    (q,), _ = quantize(ObservationEdge.of((1,), scale, 0), float(x))
     assert abs(q - Fraction(float(x)) / Fraction(scale)) <= Fraction(1, 2) + Fraction(128, 2**32)
 
 
@@ -162,7 +162,7 @@ def test_a_larger_observation_is_never_quantized_smaller(
 ) -> None:
     values = np.array(bits, np.uint32).view(np.float32)
     values = np.sort(values[~np.isnan(values)])
-    edge = ObservationEdge((1,), scale, zero_point)
+    edge = ObservationEdge.of((1,), scale, zero_point)
     quantized, _ = quantize_observations(edge, values.reshape(-1, 1))
     assert np.all(np.diff(quantized[:, 0].astype(int)) >= 0)
 
@@ -170,7 +170,7 @@ def test_a_larger_observation_is_never_quantized_smaller(
 @pytest.mark.parametrize("scale", [0.0, -1.0, NAN, INF, 2.0**100, 2.0**-100])
 def test_scales_out_of_range_are_refused(scale: float) -> None:
     with pytest.raises(ValueError, match="scale is out of range"):
-        ObservationEdge((1,), scale, 0)
+        ObservationEdge.of((1,), scale, 0)
 
 
 @pytest.mark.parametrize(

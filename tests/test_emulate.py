@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeqrl.agents.heads import DiscreteHead
+from edgeqrl.agents.heads import DiscreteHead, Scale
 from edgeqrl.backends.network_policy import NetworkPolicy
+from edgeqrl.calibrate import CalibrationSet
 from edgeqrl.emulate import emulate
 from edgeqrl.errors import BackendsDiffer
 from edgeqrl.network.edges import ObservationEdge
@@ -62,11 +63,12 @@ def test_one_action_that_differs_is_found_with_seed_and_step(step: int) -> None:
 def test_one_observation_on_which_a_backend_differs_from_the_reference_is_counted() -> None:
     network = read_tflite(random_dense_tflite(np.random.default_rng(0), [4, 7, 3], ["RELU", "NONE"]))
     source, target = network.tensors[network.inputs[0]], network.tensors[network.outputs[0]]
-    edge = ObservationEdge(source.shape, source.scale, source.zero_point)
-    head = DiscreteHead(3).edge(target.scale, target.zero_point)
+    edge = ObservationEdge.of(source.shape, source.scale, source.zero_point)
+    head = DiscreteHead.single(3).edge(Scale(target.scale, target.zero_point))
     policy = IntegerPolicy("toy", edge, network, head)
-    reference = NetworkPolicy(Reference(network), edge, head, "reference")
+    reference = NetworkPolicy(Reference(network), policy, "reference")
     observations = np.random.default_rng(1).normal(size=(20, 4)).astype(np.float32)
-    require_backends_agree(policy, reference, observations)
+    calibration = CalibrationSet(observations, "recorded", (), (), len(observations))
+    require_backends_agree(policy, reference, calibration)
     with pytest.raises(BackendsDiffer, match="1 of 20 observations"):
-        require_backends_agree(policy, OnceOtherwise(reference, 0, 3), observations)
+        require_backends_agree(policy, OnceOtherwise(reference, 0, 3), calibration)

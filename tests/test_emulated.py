@@ -31,7 +31,7 @@ from tests.c_policies import random_observations, random_policy
 from tests.firmware import BOARDS, board, firmware, one_by_default, policy
 from tests.tflite_writer import TFLiteWriter, random_dense_tflite
 
-CORES = one_by_default(("cortex-m0plus", "cortex-m4", "rv32imac"), ("cortex-m0plus", "rv32imac"))
+CORES = one_by_default(("cortex-m0plus", "cortex-m4", "rv32imac"), ("cortex-m0plus",))
 
 
 @pytest.fixture(scope="module", params=BOARDS)
@@ -74,7 +74,7 @@ def added_inputs_tflite(count: int) -> bytes:
 def require_same_answers(
     device: EmulatedPolicy, of: IntegerPolicy, observations: np.ndarray, masks=None
 ) -> None:  # type: ignore[no-untyped-def]
-    reference = NetworkPolicy(Reference(of.network), of.observation, of.action, name="reference")
+    reference = NetworkPolicy(Reference(of.network), of, name="reference")
     starts = np.zeros(len(observations), np.bool_)
     expected, _ = reference.act(observations, None, episode_start=starts, action_masks=masks)
     actions, _ = device.act(observations, None, episode_start=starts, action_masks=masks)
@@ -99,7 +99,9 @@ def test_every_head_equals_the_reference(core: str, head: str, shape: tuple[int,
         require_same_answers(device, of, random_observations(rng, of, 300), masks)
 
 
-@pytest.mark.parametrize("core", CORES)
+@pytest.mark.parametrize(
+    "core", one_by_default(("cortex-m0plus", "cortex-m4", "rv32imac"), ("cortex-m0plus",))
+)
 @settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
 @given(seed=st.integers(0, 2**32 - 1), sizes=st.lists(st.integers(1, 33), min_size=2, max_size=4))
 def test_random_networks_equal_the_reference(core: str, seed: int, sizes: list[int]) -> None:
@@ -120,7 +122,7 @@ def test_no_rows_give_no_actions(device: EmulatedPolicy) -> None:
 
 
 def test_observations_of_another_shape_are_refused(device: EmulatedPolicy) -> None:
-    with pytest.raises(ValueError, match="observations must be"):
+    with pytest.raises(ValueError, match="'observation' must be"):
         device.step(np.zeros((1, 5), np.float32))
 
 

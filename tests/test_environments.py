@@ -51,6 +51,39 @@ def test_unknown_environment_is_refused_with_the_nearest_name(
     assert sentence in str(caught.value)
 
 
+class Plugin:
+    """Stands for an entry point of an installed package."""
+
+    def __init__(self, register: Any) -> None:
+        self.load = lambda: register
+
+
+def test_installed_package_registers_its_namespace_when_it_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def register() -> None:
+        calls.append("registered")
+        gymnasium.register("PluginGames/Chaos-v0", ChaosEnv, max_episode_steps=5)
+
+    calls: list[str] = []
+    asked: list[dict[str, str]] = []
+    monkeypatch.setattr(module, "entry_points", lambda **what: asked.append(what) or [Plugin(register)])
+    spec = EnvironmentSpec("PluginGames/Chaos-v0")
+    assert spaces(spec.make).max_episode_steps == 5
+    spec.make().close()
+    assert calls == ["registered"]
+    assert asked == [{"group": "gymnasium.envs", "name": "PluginGames"}]
+    gymnasium.registry.pop("PluginGames/Chaos-v0")
+
+
+def test_package_that_cannot_register_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "entry_points", lambda **_: [Plugin(fail)])
+    with pytest.raises(
+        EnvironmentFailure, match="'PluginGames/' cannot be registered: ValueError: no licence"
+    ):
+        EnvironmentSpec("PluginGames/Chaos-v0").make()
+
+
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [
@@ -156,9 +189,9 @@ def test_spaces_find_both_conventions_of_masks(make_env: Any, expected: bool) ->
     assert known.max_episode_steps is None or known.max_episode_steps == 5
 
 
-def dictionary(kind: str) -> Any:
+def with_space(kind: str, space: Any) -> Any:
     env = ChaosEnv()
-    setattr(env, f"{kind}_space", gymnasium.spaces.Dict({"a": gymnasium.spaces.Discrete(2)}))
+    setattr(env, f"{kind}_space", space)
     return env
 
 
@@ -171,8 +204,24 @@ def fail() -> Any:
     [
         (fail, EnvironmentFailure, "cannot be made: ValueError: no licence for the simulator."),
         (lambda: 5, UsageError, "returned int, which is not a gymnasium.Env"),
-        (lambda: dictionary("observation"), UsageError, "gymnasium.wrappers:FlattenObservation"),
-        (lambda: dictionary("action"), UsageError, "Discrete or Box actions"),
+        (
+            lambda: with_space("observation", gymnasium.spaces.Text(5)),
+            UsageError,
+            "Observations cannot go to a board as Text: text is no number",
+        ),
+        (
+            lambda: with_space(
+                "observation",
+                gymnasium.spaces.Dict(a=gymnasium.spaces.Sequence(gymnasium.spaces.Discrete(2))),
+            ),
+            UsageError,
+            "The part 'a' of the observations cannot go to a board as Sequence: its length changes",
+        ),
+        (
+            lambda: with_space("action", gymnasium.spaces.Dict(a=gymnasium.spaces.Discrete(2))),
+            UsageError,
+            "Discrete, MultiDiscrete, MultiBinary or Box actions",
+        ),
     ],
 )
 def test_callable_that_makes_no_usable_environment_is_refused(
@@ -183,14 +232,19 @@ def test_callable_that_makes_no_usable_environment_is_refused(
     assert sentence in str(caught.value)
 
 
-def test_flattening_wrapper_of_the_hint_works() -> None:
+def test_flattened_states_stay_whole_numbers_for_the_board() -> None:
     spec = EnvironmentSpec("FrozenLake-v1", wrappers=("gymnasium.wrappers:FlattenObservation",))
-    assert spaces(spec.make).observation_space.shape == (16,)
+    known = spaces(spec.make)
+    assert known.observation_space == gymnasium.spaces.Discrete(16)
+    assert known.absorbed.observation_space.shape == (16,)
 
 
 def test_specification_survives_json() -> None:
     spec = EnvironmentSpec("CartPole-v1", {"x": [1, 2.5, None, "text"], "map": {"key": {"deep": True}}})
     assert EnvironmentSpec.from_json(spec.to_json()) == spec
+    assert "keep_wrappers" not in spec.to_json()
+    kept = EnvironmentSpec("CartPole-v1", keep_wrappers=("a.b:C",))
+    assert EnvironmentSpec.from_json(kept.to_json()) == kept
 
 
 CODE = [
@@ -223,6 +277,8 @@ def test_file_cannot_choose_code_to_import_unless_trusted(
         {"env_id": "CartPole-v1", "kwargs": {}, "wrappers": "a:b"},
         {"env_id": "CartPole-v1", "kwargs": {}, "wrappers": [1]},
         {"env_id": "", "kwargs": {}, "wrappers": []},
+        {"env_id": "CartPole-v1", "kwargs": {}, "wrappers": [], "keep_wrappers": "a:b"},
+        {"env_id": "CartPole-v1", "kwargs": {}, "wrappers": [], "keep_wrappers": ["ab"]},
     ],
 )
 def test_damaged_specification_is_refused(data: Any) -> None:

@@ -13,7 +13,9 @@ from edgeqrl.network.integer_policy import IntegerPolicy
 from edgeqrl.network.layers import Dense
 from edgeqrl.network.read_tflite import read_tflite
 from edgeqrl.network.reference import Reference
+from firmware_export.contract_facts import ContractFacts
 from firmware_export.emit import GoldenVectors, c_sources, export_sources, make_golden, runtime_sources
+from firmware_export.emit.contract import make_contract
 from firmware_export.emit.params import build_params, plan_params
 from firmware_export.emit.tflm import resolver_method, tflm_arena_bytes
 from firmware_export.toolchain import host_compiler
@@ -31,6 +33,7 @@ from tests.c_build import (
 from tests.c_policies import random_observations, random_policy
 from tests.firmware import one_by_default
 from tests.tflite_writer import random_dense_tflite
+from tests.whole_policies import whole_policy
 
 TFLITE = random_dense_tflite(np.random.default_rng(0), [4, 3], ["TANH"])
 COMPILERS = ("zig", "gcc", "clang")
@@ -342,6 +345,45 @@ def test_the_example_runs(tmp_path: Path) -> None:
     sources = [*c_sources(files), "examples/host.c", "examples/robot/robot_control.c"]
     run([*host_compiler().argv, "-std=c99", "-I.", *sources, "-o", "program"], tmp_path)
     assert run(["./program"], tmp_path).startswith("action[0] = ")
+
+
+@pytest.mark.parametrize(
+    ("kind", "calls"),
+    [
+        ("indices", ["= 0; /* the number of a class */"]),
+        ("values", ["robot_values(&state, report.values);"]),
+        ("categorical-masked", ["robot_seed(&state, now_us, 0u);", "observation->action_mask[i] = 1u;"]),
+        ("everything", ["robot_values(", "robot_seed("]),
+    ],
+)
+def test_the_example_of_a_whole_policy_seeds_masks_and_reads_its_values(
+    kind: str, calls: list[str], tmp_path: Path
+) -> None:
+    files = export_sources(whole_policy(np.random.default_rng(0), kind), TFLITE)
+    control = files["examples/robot/robot_control.c"].decode()
+    assert [call for call in calls if control.count(call) != 1] == []
+    header = files["robot.h"].decode()
+    for function in ("robot_seed", "robot_values"):
+        assert (f" {function}(&state, " in header) == (f"{function}(&state, " in control), (
+            "the usage at the top"
+        )
+    write_files(tmp_path, files)
+    sources = [*c_sources(files), "examples/host.c", "examples/robot/robot_control.c"]
+    run([*host_compiler().argv, "-std=c99", "-I.", *sources, "-o", "program"], tmp_path)
+    assert run(["./program"], tmp_path).startswith("action")
+
+
+def test_the_example_of_a_value_network_shows_the_value_though_nothing_is_driven(tmp_path: Path) -> None:
+    policy = random_policy(np.random.default_rng(5), (3, 7, 1), head="affine")
+    contract = make_contract(policy, TFLITE, ContractFacts(is_value=True))
+    files = export_sources(policy, TFLITE, contract=contract)
+    assert "3 float observations in, 1 value out, in action[0]." in files["README.txt"].decode()
+    write_files(tmp_path, files)
+    sources = [*c_sources(files), "examples/host.c", "examples/robot/robot_control.c"]
+    run([*host_compiler().argv, "-std=c99", "-I.", *sources, "-o", "program"], tmp_path)
+    shown = run(["./program"], tmp_path)
+    assert "not driven" in shown
+    assert re.search(r"^    value = (?!0$)\S+$", shown, re.MULTILINE), shown
 
 
 def test_the_example_compiles_as_the_readme_says_and_leaves_the_folder_as_it_was(tmp_path: Path) -> None:

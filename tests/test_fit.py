@@ -16,7 +16,7 @@ from firmware_export.fit import (
     timing_model,
 )
 from tests.c_policies import random_policy
-from tests.firmware import ALL_BOARDS, board, firmware, one_a_core, policy, sources
+from tests.firmware import ALL_BOARDS, board, firmware, policy, sources, three_cores
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_what_fills_the_board_exactly_fits() -> None:
     require_fits(FirmwareSizes(2 * 1024 * 1024, 270_000, 336), board("rpi-pico"))
 
 
-@pytest.mark.parametrize("name", one_a_core(ALL_BOARDS))
+@pytest.mark.parametrize("name", three_cores(ALL_BOARDS))
 def test_estimate_before_compiling_is_above_the_image(name: str) -> None:
     from firmware_export.emit.arena import plan_arena
     from firmware_export.emit.params import build_params

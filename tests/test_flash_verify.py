@@ -15,7 +15,7 @@ import pytest
 from edgeqrl.data import data_folder
 from edgeqrl.errors import DeviceError
 from firmware_export.board import load_board
-from firmware_export.device.frames import Frame, FrameDecoder, Request, encode
+from firmware_export.device.frames import PROTOCOL_VERSION, Frame, FrameDecoder, Request, encode
 from firmware_export.flashers.runner import Choice
 from firmware_export.flashers.verify import Verified, uart_port, verify
 from tests.flash_fakes import plug_ports
@@ -35,10 +35,10 @@ class FakeBoard:
         self._master, self._slave = pty.openpty()
         tty.setraw(self._slave)
         self.port = os.ttyname(self._slave)
-        words = [1, flags, 1024, 16, 4, 0, 0, 0, 0, 0, 1, 0]
+        words = [PROTOCOL_VERSION, flags, 1024, 16, 4, 0, 0, 0, 0, 0, 1, 0, 0, 0]
         names = b"".join(bytes([len(text)]) + text.encode() for text in ("robot", board))
         self._replies = {
-            Request.HELLO: bytes(4) + struct.pack("<12I", *words) + model + bytes(32) + names,
+            Request.HELLO: bytes(4) + struct.pack("<14I", *words) + model + bytes(32) + names,
             Request.SELFTEST: bytes([result, 0, 0, 0]) + (b"" if result else struct.pack("<3I", 64, 7, 7)),
         }
         self._stop = threading.Event()

@@ -107,7 +107,7 @@ def test_every_format_gives_the_same_agent(files: dict[str, Path]) -> None:
     expected = KerasPolicy(load(files["keras"])).outputs(observations)
     for kind in ("h5", "saved_model"):
         agent = load(files[kind])
-        assert agent.head == DiscreteHead(3)
+        assert agent.head == DiscreteHead.single(3)
         assert agent.observation_shape == (4,)
         np.testing.assert_array_equal(KerasPolicy(agent).outputs(observations), expected)
 
@@ -123,8 +123,8 @@ def test_agent_names_its_source(files: dict[str, Path]) -> None:
 def test_kind_is_read_from_the_content(files: dict[str, Path], tmp_path: Path) -> None:
     shutil.copy(files["keras"], tmp_path / "agent.bin")
     shutil.copy(files["h5"], tmp_path / "agent.keras")
-    assert load(tmp_path / "agent.bin").head == DiscreteHead(3)
-    assert load(tmp_path / "agent.keras").head == DiscreteHead(3)
+    assert load(tmp_path / "agent.bin").head == DiscreteHead.single(3)
+    assert load(tmp_path / "agent.keras").head == DiscreteHead.single(3)
 
 
 def test_live_model_stays_as_it_was() -> None:
@@ -153,8 +153,8 @@ def test_models_without_weights_are_refused_until_they_are_built(tmp_path: Path)
             agent_from_model(model, OBSERVATION, ACTION)
     model(np.zeros((1, 4), np.float32))
     model.save(tmp_path / "built.keras")
-    assert load(tmp_path / "built.keras").head == DiscreteHead(3)
-    assert agent_from_model(model, OBSERVATION, ACTION).head == DiscreteHead(3)
+    assert load(tmp_path / "built.keras").head == DiscreteHead.single(3)
+    assert agent_from_model(model, OBSERVATION, ACTION).head == DiscreteHead.single(3)
 
 
 def test_subclassed_model_is_taken_once_it_was_called() -> None:
@@ -172,7 +172,7 @@ def test_subclassed_model_is_taken_once_it_was_called() -> None:
     with pytest.raises(AgentError, match="holds no weights"):
         agent_from_model(model, OBSERVATION, ACTION)
     model(np.zeros((1, 4), np.float32))
-    assert agent_from_model(model, OBSERVATION, ACTION).head == DiscreteHead(3)
+    assert agent_from_model(model, OBSERVATION, ACTION).head == DiscreteHead.single(3)
 
 
 def test_custom_classes_are_told_the_way_that_works(tmp_path: Path) -> None:
@@ -198,15 +198,14 @@ def test_custom_classes_are_told_the_way_that_works(tmp_path: Path) -> None:
         )
         assert len(message) < 400
     model.export(tmp_path / "custom", format="tf_saved_model", verbose=False)
-    assert load(tmp_path / "custom").head == DiscreteHead(3)
+    assert load(tmp_path / "custom").head == DiscreteHead.single(3)
 
 
-def test_recurrent_models_are_refused_as_such() -> None:
+def test_windows_that_forget_are_refused_with_both_cures() -> None:
     keras = import_keras()
-    for steps in (None, 5):
-        model = keras.Sequential([keras.Input((steps, 4)), keras.layers.LSTM(8), keras.layers.Dense(3)])
-        with pytest.raises(AgentError, match=r"recurrent models are not supported yet\. A feed-forward"):
-            agent_from_model(model, OBSERVATION, ACTION)
+    model = keras.Sequential([keras.Input((5, 4)), keras.layers.LSTM(8), keras.layers.Dense(3)])
+    with pytest.raises(AgentError, match=r"windows of 5 steps.*keras\.Input\(\(None.*--frame-stack 5"):
+        agent_from_model(model, OBSERVATION, ACTION)
 
 
 @pytest.mark.parametrize(
@@ -314,7 +313,7 @@ def test_lambda_layers_are_refused_and_never_run(tmp_path: Path) -> None:
         message = refusal(tmp_path / name)
         assert "Lambda at layer 'evil'" in message
         assert "--trust" in message
-    assert load(tmp_path / "evil.keras", trust=True).head == DiscreteHead(3)
+    assert load(tmp_path / "evil.keras", trust=True).head == DiscreteHead.single(3)
 
 
 @pytest.mark.parametrize(
@@ -486,9 +485,10 @@ def test_weights_that_are_not_finite_are_refused_by_layer(tmp_path: Path, value:
     [
         (gymnasium.spaces.Box(-1, 1, (8,)), ACTION, "takes shape (4,)"),
         (gymnasium.spaces.Box(-1, 1, (2, 2)), ACTION, "takes shape (4,)"),
-        (gymnasium.spaces.Discrete(4), ACTION, "observation space is Discrete"),
+        (gymnasium.spaces.Discrete(5), ACTION, "reach a model as one-hot vectors: replace its Embedding"),
         (OBSERVATION, gymnasium.spaces.Discrete(5), "has 3 outputs"),
-        (OBSERVATION, gymnasium.spaces.MultiDiscrete([3, 3]), "is MultiDiscrete"),
+        (OBSERVATION, gymnasium.spaces.MultiDiscrete([3, 3]), "has 3 outputs"),
+        (OBSERVATION, gymnasium.spaces.Text(3), "is Text"),
     ],
 )
 def test_spaces_that_do_not_fit_are_named(
@@ -509,10 +509,10 @@ def test_models_of_other_forms_are_refused_with_the_cure() -> None:
     keras = import_keras()
     x = keras.Input((4,), name="observation")
     goal = keras.Input((4,), name="goal")
-    logits, value = keras.layers.Dense(3, name="logits")(x), keras.layers.Dense(1, name="value")(x)
+    logits = keras.layers.Dense(3, name="logits")(x)
     cases = [
-        (keras.Model(x, [logits, value]), "2 outputs ('logits', 'value')"),
-        (keras.Model([x, goal], keras.layers.Add()([x, goal])), "2 inputs ('observation', 'goal')"),
+        (keras.Model(x, [logits, logits]), "2 outputs ('logits', 'logits'), and it is not clear which is"),
+        (keras.Model([x, goal], keras.layers.Add()([x, goal])), "further inputs 'goal' and only 1 output"),
         (keras.Model(x, keras.ops.argmax(logits, axis=-1)), "returns int32"),
         (lambda x: x, "this is a function"),
     ]
@@ -537,3 +537,12 @@ def test_float_answers_depend_on_the_row_alone(sizes: tuple[int, int]) -> None:
     np.testing.assert_array_equal(actions, outputs.argmax(axis=1))
     assert state == ()
     assert policy.outputs(observations[:0]).shape == (0, sizes[1])
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float64"])
+def test_layers_of_another_precision_are_refused_with_the_cure(policy: str) -> None:
+    keras = import_keras()
+    hidden = keras.layers.Dense(8, "relu", dtype=policy, name="half")
+    model = keras.Sequential([keras.Input((4,)), hidden, keras.layers.Dense(3, dtype="float32")])
+    with pytest.raises(AgentError, match=r"'half' computes in b?float[0-9]+.*set_dtype_policy\('float32'\)"):
+        agent_from_model(model, OBSERVATION, ACTION)

@@ -11,6 +11,7 @@ import pytest
 
 from firmware_export.emit import runtime_sources
 from tests.c_build import c_compiler, run, write_files
+from tests.c_contract import CContract
 
 DRIVE, HELD, FAIL_SAFE, DISABLE, LATE, LOST, RANGE, NOT_FINITE, LATCHED = (1 << i for i in range(9))
 NONE, VALUE, HOLD, STOP = range(4)
@@ -18,31 +19,6 @@ PERIOD, TIMEOUT, HOLD_STEPS = 100, 200, 2
 NAN, INF = float("nan"), float("inf")
 OBSERVATION, ACTION, SAFE = (0.5, -0.5), (0.25,), 0.125
 BAD_ACTION = (1.5,)
-
-
-class Contract(ctypes.Structure):
-    """The eqrl_contract of runtime/eqrl.h."""
-
-    _fields_ = (
-        ("name", ctypes.c_char_p),
-        ("num_inputs", ctypes.c_uint32),
-        ("num_features", ctypes.c_uint32),
-        ("low", ctypes.c_void_p),
-        ("high", ctypes.c_void_p),
-        ("observation_bytes", ctypes.c_uint32),
-        ("action_bytes", ctypes.c_uint32),
-        ("control_period_us", ctypes.c_uint32),
-        ("timeout_us", ctypes.c_uint32),
-        ("fail_safe", ctypes.c_uint32),
-        ("hold_steps", ctypes.c_uint32),
-        ("fail_safe_action", ctypes.c_void_p),
-        ("model_sha256", ctypes.c_void_p),
-        ("contract_sha256", ctypes.c_void_p),
-        ("num_counters", ctypes.c_uint32),
-        ("is_discrete", ctypes.c_uint32),
-        ("action_low", ctypes.c_void_p),
-        ("action_high", ctypes.c_void_p),
-    )
 
 
 class Guard:
@@ -61,7 +37,7 @@ class Guard:
             words([SAFE]),
             *(self._words([e]) for e in ends),
         ]
-        low, high, safe, action_low, action_high = map(ctypes.addressof, self._kept)
+        low, high, safe, action_low, action_high = self._kept
         values = {
             "num_inputs": 2,
             "num_features": 2,
@@ -74,7 +50,7 @@ class Guard:
             "action_low": action_low,
             "action_high": action_high,
         }
-        self._contract = Contract(name=b"robot", **(values | facts))
+        self._contract = CContract(name=b"robot", **(values | facts))
 
     def reset(self, now: int = 0, period: int = PERIOD, timeout: int = TIMEOUT) -> None:
         state, contract = ctypes.byref(self._state), ctypes.byref(self._contract)

@@ -122,7 +122,7 @@ def test_outputs_are_the_networks_in_real_units(head: str) -> None:
     tensor = policy.network.tensors[policy.network.outputs[0]]
     expected = np.float32(tensor.scale) * (integers.astype(np.int64) - tensor.zero_point).astype(np.float32)
     host = HostCPolicy(policy)
-    reference = NetworkPolicy(Reference(policy.network), policy.observation, policy.action, "reference")
+    reference = NetworkPolicy(Reference(policy.network), policy, "reference")
     for scoring in (host, reference):
         assert isinstance(scoring, ScoringPolicy)
         outputs = scoring.outputs(observations)
@@ -158,7 +158,7 @@ def test_a_masked_policy_without_masks_allows_everything() -> None:
 @pytest.mark.parametrize("shape", [(3,), (3, 5), (4, 1, 4)])
 def test_observations_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
     host = HostC(random_policy(np.random.default_rng(0), (4, 3), head="masked"))
-    with pytest.raises(ValueError, match="observations must be"):
+    with pytest.raises(ValueError, match="'observation' must be"):
         host.step(np.zeros(shape, np.float32))
     with pytest.raises(ValueError, match="masks must be"):
         host.step(np.zeros((2, 4), np.float32), np.ones((2, 4), np.bool_))

@@ -9,7 +9,7 @@ import pytest
 from edgeqrl.backends import EMULATED_CORES
 from firmware_export.elf import CodeRange, Elf, read_elf
 from firmware_export.instruction_set import attribute_problems, forbidden_instructions
-from tests.firmware import ALL_BOARDS, board, firmware, gcc_of, one_a_core, require_tool
+from tests.firmware import ALL_BOARDS, board, firmware, gcc_of, require_tool, three_cores
 
 # halfwords, name, the Cortex-M that have it
 INSTRUCTIONS = [
@@ -210,7 +210,7 @@ def test_image_of_another_family_is_caught() -> None:
     assert len(attribute_problems(elf, "cortex-m4", "fpv4-sp-d16")) == 1
 
 
-@pytest.mark.parametrize("name", one_a_core(ALL_BOARDS))
+@pytest.mark.parametrize("name", three_cores(ALL_BOARDS))
 def test_attributes_say_the_boards_core(name: str) -> None:
     require_right_attributes(name, "zig")
 

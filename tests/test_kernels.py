@@ -74,7 +74,7 @@ def special_bits() -> NDArray[np.uint32]:
 def test_observations_quantize_as_in_numpy_for_every_class_of_float(
     runtime: ctypes.CDLL, scale: float, zero_point: int
 ) -> None:
-    edge = ObservationEdge((1,), float(scale), zero_point)
+    edge = ObservationEdge.of((1,), float(scale), zero_point)
     rng = np.random.default_rng(zero_point + 1000)
     any_bits = rng.integers(0, 2**32, 200_000, dtype=np.uint32).view(np.float32)
     in_range = (rng.uniform(-300, 300, 200_000) * scale).astype(np.float32)
@@ -97,7 +97,7 @@ def test_observations_quantize_as_in_numpy_for_every_class_of_float(
 
 def test_int16_inputs_and_outputs_pass_the_edges_as_in_numpy(runtime: ctypes.CDLL) -> None:
     rng = np.random.default_rng(3)
-    edge = ObservationEdge((1,), 2.0**-12, 0, "int16")
+    edge = ObservationEdge.of((1,), 2.0**-12, 0, "int16")
     values = np.concatenate((special_bits().view(np.float32), rng.normal(0, 5, 100_000).astype(np.float32)))
     expected, flags = quantize_observations(edge, values[:, None])
     found = np.full(len(values) + 1, 77, np.int16)

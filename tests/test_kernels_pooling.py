@@ -17,19 +17,19 @@ from firmware_export.emit.kernels.pooling import divisor, pack_pool, pack_reduce
 from firmware_export.emit.packing import unpack_words
 from tests.c_build import c_compiler, run, write_files
 from tests.c_kernels import (
-    OTHERS,
     RUNTIME,
-    SMALLEST,
     Case,
     cases,
     compile_runtime,
     compile_strictly,
     compile_traced,
+    on_all_cores,
     program,
     require_equal,
     require_same_trace,
     undefined_symbols,
 )
+from tests.firmware import one_by_default
 
 FILES = ("eqrl_pool.c", "eqrl_reduce.c")
 COUNTS = [pytest.param(60, id="few"), pytest.param(4000, id="many", marks=pytest.mark.slow)]
@@ -200,7 +200,7 @@ def test_more_axes_than_loops_are_refused() -> None:
 @pytest.mark.parametrize(
     "count", [pytest.param(2, id="few"), pytest.param(60, id="many", marks=pytest.mark.slow)]
 )
-@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+@pytest.mark.parametrize("compiler", one_by_default(("gcc", "clang"), ("clang",)))
 def test_kernels_pass_under_sanitizers(tmp_path: Path, compiler: str, count: int) -> None:
     found = [case for name in POOLS + REDUCTIONS for dtype in DTYPES for case in drawn(name, dtype, count)]
     write_files(tmp_path, {**RUNTIME, "program.c": program(found)})
@@ -220,19 +220,11 @@ def test_all_inputs_take_the_same_blocks(tmp_path: Path, compiler: str, level: s
                 require_same_trace(library, random_cases(rng, random_network(rng, function, dtype), 8))
 
 
-@pytest.mark.parametrize(
-    ("targets", "level"),
-    [
-        pytest.param(SMALLEST, "-O2", id="smallest-O2"),
-        pytest.param(SMALLEST, "-Os", id="smallest-Os", marks=pytest.mark.slow),
-        pytest.param(OTHERS, "-O2", id="others-O2", marks=pytest.mark.slow),
-        pytest.param(OTHERS, "-Os", id="others-Os", marks=pytest.mark.slow),
-    ],
-)
+@on_all_cores
 def test_no_core_needs_a_library(tmp_path: Path, targets: list[tuple[str, ...]], level: str) -> None:
     assert undefined_symbols(tmp_path, FILES, level, targets) == {}
 
 
-@pytest.mark.parametrize("compiler", ["gcc", "clang", pytest.param("zig", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("compiler", one_by_default(("gcc", "clang", "zig"), ("gcc",)))
 def test_kernels_compile_without_a_warning(tmp_path: Path, compiler: str) -> None:
     compile_strictly(tmp_path, FILES, compiler)

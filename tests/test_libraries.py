@@ -21,7 +21,7 @@ from firmware_export.emit.contract import make_contract
 from firmware_export.layouts.writers import (
     hash_comment,
     kconfig_string,
-    one_line,
+    metadata_line,
     path_list,
     properties,
     yaml_mapping,
@@ -183,14 +183,14 @@ def test_a_strangers_text_stays_one_line_in_every_format() -> None:
         changed = [line for line in after if line not in before]
         assert all(line.startswith(("# ", "author=", "maintainer=")) for line in changed), path
         assert not any(line.endswith("\\") for line in changed if line.startswith("#")), path
-    assert json.loads(hostile["library.json"])["authors"][0]["name"] == one_line(HOSTILE, 100)
+    assert json.loads(hostile["library.json"])["authors"][0]["name"] == metadata_line(HOSTILE, 100)
 
 
 @pytest.mark.parametrize("text", [HOSTILE, "", "a" * 999, "# a: [b", "${A}", "\r\n\t", "key: value"])
 def test_writers_keep_any_text_inside_its_place(text: str) -> None:
     assert len(hash_comment(text).splitlines()) == 1
     assert len(properties({"a": text}).splitlines()) == 1
-    assert yaml.safe_load(yaml_mapping({"a": {"b": text}})) == {"a": {"b": one_line(text)}}
+    assert yaml.safe_load(yaml_mapping({"a": {"b": text}})) == {"a": {"b": metadata_line(text)}}
     assert re.fullmatch(r'"[^"\\$]*"', kconfig_string(text))
     with pytest.raises(ValueError, match="may not stand"):
         path_list([f"{text} x.c"], "", "")

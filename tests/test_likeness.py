@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,7 +23,7 @@ from edgeqrl.validate.likeness import (
     regret_of,
     visitation_of,
 )
-from tests.toys import BoxChaosEnv, FixedPolicy, TargetEnv, TargetPolicy
+from tests.toys import BoxChaosEnv, ChaosEnv, FixedPolicy, TargetEnv, TargetPolicy
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -75,6 +75,79 @@ def test_regret_is_never_negative_and_0_for_equal_choices(seed: int, count: int,
     assert (same.mean, same.max, same.gap) == (0.0, 0.0, regret.gap)
     order = rng.permutation(actions)
     assert regret_of(wanted[:, order], found[:, order]) == regret  # no ties: drawn from a continuum
+
+
+def test_regret_of_several_choices_is_their_sum() -> None:
+    wanted, found = rows([1, 3, 2, 0, 5]), rows([9, 0, 0, 1, 0])
+    regret = regret_of(wanted, found, (3, 2))
+    assert (regret.mean, regret.gap) == (2.0 + 5.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("space", "size"), [(MultiDiscrete([2, 3, 4]), 9), (MultiBinary(3), 3), (Discrete(4), 4)], ids=str
+)
+def test_outputs_of_every_discrete_space_are_compared_choice_by_choice(space: Any, size: int) -> None:
+    played = rollout(
+        RandomPolicy(space), lambda: choosing(space), range(4), keep_observations=True, keep_actions=True
+    )
+    agreement = Agreement(1.0, None, 1)
+    rng = np.random.default_rng(1)
+    weights = rng.normal(size=(3, size))
+
+    def outputs(observations: Any) -> Any:
+        return (observations @ weights).astype(np.float32)
+
+    same = likeness(played, played, agreement, space, float_outputs=outputs, quantized_outputs=outputs)
+    assert same.regret is not None
+    assert same.kl is not None
+    assert (same.regret.max, same.regret.gap > 0.0) == (0.0, True)
+    assert same.kl.max < 1e-9
+    opposite = likeness(
+        played, played, agreement, space, float_outputs=outputs, quantized_outputs=lambda o: -outputs(o)
+    )
+    assert opposite.regret is not None
+    assert opposite.kl is not None
+    assert opposite.regret.mean >= opposite.regret.gap
+    assert opposite.kl.mean > 0.01
+    assert opposite.chatter is not None
+    other = likeness(
+        played, played, agreement, space, float_outputs=lambda o: outputs(o)[:, :1], quantized_outputs=outputs
+    )
+    assert (other.regret, other.kl) == ((None, None) if size != 1 else (same.regret, same.kl))
+
+
+def choosing(space: Any) -> Any:
+    """The chaos with another action space."""
+    env = ChaosEnv()
+    env.action_space = space
+    step = env.step
+    env.step = lambda action: step(int(np.sum(action)))  # type: ignore[method-assign]
+    return env
+
+
+def test_switches_are_compared_as_choices_of_two() -> None:
+    space = MultiBinary(2)
+    played = rollout(
+        RandomPolicy(space), lambda: choosing(space), [1], keep_observations=True, keep_actions=True
+    )
+    found = likeness(
+        played,
+        played,
+        Agreement(1.0, None, 1),
+        space,
+        float_outputs=lambda o: np.tile(rows([1.5, -2.0]), (len(o), 1)),
+        quantized_outputs=lambda o: np.tile(rows([-1.0, -1.0]), (len(o), 1)),
+    )
+    assert found.regret == Regret(1.5, 1.5, 1.5, 1.5)
+
+
+def test_parts_that_are_visited_are_compared_one_after_another() -> None:
+    episodes = [{"a": np.zeros((5, 2), np.float32), "b": np.arange(5, dtype=np.int32)}] * 2
+    moved = [{"a": np.zeros((4, 2), np.float32), "b": np.arange(4, dtype=np.int32) + 10}] * 2
+    shifts = visitation_of(episodes, moved)
+    assert [shift.index for shift in shifts] == [2, 0, 1]
+    assert shifts[0].distance > 5.0
+    assert shifts[1].distance == 0.0
 
 
 # KL.

@@ -217,7 +217,7 @@ OUTPUTS = """
 import sys, run
 policy = run.Policy(sys.argv[1])
 for line in open(sys.argv[2]):
-    print(policy.infer(bytes.fromhex(line)).hex())
+    print(policy.infer(bytes.fromhex(line))[: policy.library.output_bytes].hex())
 """
 
 

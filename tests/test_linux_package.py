@@ -4,6 +4,7 @@ import ast
 import json
 import os
 import platform
+import re
 import signal
 import socket
 import subprocess
@@ -61,7 +62,7 @@ def test_same_policy_gives_the_same_bytes() -> None:
     assert set(again.files) == {
         *(f"lib/{machine}/libpolicy.so" for machine in MACHINES),
         *("package.json", "policy.tflite", "policy_contract.json", "golden.json", "README.txt"),
-        *("run.py", "application.py", "edgeqrl-robot.service"),
+        *("run.py", "edgeqrl_policy.py", "application.py", "edgeqrl-robot.service"),
     }
     assert not [path for path, data in again.files.items() if b"/tmp/" in data]
 
@@ -80,17 +81,18 @@ def test_other_compilers_are_refused() -> None:
         linux_compiler("arm-none-eabi-gcc")
 
 
-@pytest.mark.parametrize("name", ["run.py", "application.py"])
+@pytest.mark.parametrize("name", ["run.py", "edgeqrl_policy.py", "application.py"])
 def test_files_are_python_3_9(name: str) -> None:
     ast.parse((RUN.parent / name).read_text(), feature_version=(3, 9))
 
 
-def test_runner_imports_nothing_but_the_standard_library() -> None:
-    tree = ast.parse(RUN.read_text())
+@pytest.mark.parametrize("name", ["run.py", "edgeqrl_policy.py"])
+def test_runner_imports_nothing_but_the_standard_library(name: str) -> None:
+    tree = ast.parse((RUN.parent / name).read_text())
     top = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
     names = {alias.name for node in top if isinstance(node, ast.Import) for alias in node.names}
     names |= {str(node.module) for node in top if isinstance(node, ast.ImportFrom)}
-    assert {name.partition(".")[0] for name in names} <= set(sys.stdlib_module_names)
+    assert {name.partition(".")[0] for name in names} <= {*sys.stdlib_module_names, "edgeqrl_policy"}
 
 
 # Tag_CPU_arch of the ABI for the Arm Architecture: v6 is 6, v7 is 10
@@ -99,7 +101,7 @@ def test_runner_imports_nothing_but_the_standard_library() -> None:
 )
 def test_libraries_of_32_bit_ask_for_no_newer_core(machine: str, arch: int, tmp_path: Path) -> None:
     path = tmp_path / "library"
-    path.write_bytes(linux_library(sources_of(), board("rpi4"), linux_compiler(), machine))
+    path.write_bytes(linux_library(policy_of(), sources_of(), board("rpi4"), linux_compiler(), machine))
     with path.open("rb") as file:
         section = ELFFile(file).get_section_by_name(".ARM.attributes")
         found = {
@@ -232,7 +234,7 @@ APPLICATION = """
 import json, os, sys
 out = open(os.environ["LOG"], "a", buffering=1)
 script = json.loads(os.environ["SCRIPT"])
-def start(policy): print("start", policy.library.num_inputs, file=out)
+def start(policy): print("start", policy.contract["observation"]["parts"][0]["shape"][0], file=out)
 def read():
     if not script:
         return None
@@ -291,7 +293,8 @@ def test_control_loop_drives_what_host_c_answers_and_the_fail_safe_on_nan(folder
         assert lines == ["start 4", expected[0], "write 1", *expected[1:], "write 1"]
         assert log.read_text().splitlines()[-1] == "stop"
         said = process.stderr.read()
-    assert "guard: fail-safe, not finite\nguard: all is well\n" in said
+    # On a loaded machine a step may be late as well.
+    assert re.search(r"guard: fail-safe, (late, )?not finite\nguard: all is well\n", said), said
     assert "lost" in said
 
 

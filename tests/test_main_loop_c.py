@@ -10,7 +10,7 @@ from firmware_export.build import _PORTS
 from firmware_export.contract import FailSafe
 from tests.c_build import c_compiler, run
 from tests.c_policies import random_policy
-from tests.device_host import HELLO, STATS, facts, frame, write_device
+from tests.device_host import HELLO, STATS, VERSION, facts, frame, write_device
 
 NO_FLAGS = bytes(4)
 PERIOD_US = 20_000
@@ -27,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     compile_one = [*c_compiler("clang"), "-std=gnu99", "-Wall", "-Wextra", *flags]
     run([*compile_one, "-c", "-Dmain=firmware_main", "main.c", "-o", "main.o"], place)
     run([*compile_one, *units, "main_host.c", "main.o", "-o", "program"], place)
-    (place / "requests").write_bytes(frame(HELLO, 1, b"\1\0\0\0") + frame(STATS, 2, NO_FLAGS))
+    (place / "requests").write_bytes(frame(HELLO, 1, VERSION) + frame(STATS, 2, NO_FLAGS))
     return place
 
 

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 import firmware_export
 from edgeqrl.errors import DataError, UnsupportedOperatorError
 from edgeqrl.network import layers
-from edgeqrl.network.edges import AffineEdge, ArgmaxEdge
+from edgeqrl.network.edges import AffineEdge, ArgmaxEdge, MultiDiscreteEdge, make_gaussian_edge
 from edgeqrl.network.integer_policy import BareNetwork, IntegerPolicy
 from edgeqrl.network.ir import IntegerNetwork, Tensor
 from edgeqrl.network.layers import Dense, Lookup
+from edgeqrl.network.memory import FrameStack
 from edgeqrl.network.read_tflite import read_tflite
 from firmware_export.emit import params
 from firmware_export.emit.kernels import LAYER_CODES
@@ -23,6 +24,7 @@ from firmware_export.emit.kernels.linear import PackedLinear, pack_linear, unpac
 from firmware_export.emit.packing import Kernel, unpack_words
 from firmware_export.emit.params import build_params, executed_layers, plan_params, read_params
 from tests.c_policies import random_policy
+from tests.c_whole_policies import HEADS, any_whole_policy, random_whole_policy
 from tests.tflite_writer import single_operator
 
 RUNTIME = Path(firmware_export.__file__).parent / "runtime"
@@ -114,7 +116,7 @@ def test_contract_changes_with_whatever_the_code_relies_on() -> None:
     network = policy.network
     first, second, third = network.layers
     rewired = (first, second, replace(third, input=second.input))
-    shaped = replace(policy.observation, shape=(2, 2))
+    shaped = replace(policy.observation, part=replace(policy.observation.part, shape=(2, 2)))
     tensors = {**network.tensors, "in": replace(network.tensors["in"], shape=(2, 2))}
     others = [
         replace(policy, action=replace(action, start=action.start + 1)),
@@ -125,6 +127,16 @@ def test_contract_changes_with_whatever_the_code_relies_on() -> None:
     ]
     contracts = {plan_params(other).contract for other in (policy, *others)}
     assert len(contracts) == len(others) + 1
+
+
+def test_contract_says_whether_a_draw_is_squashed_which_no_block_does() -> None:
+    policy = random_policy(np.random.default_rng(0), (4, 3), lookups=0)
+    columns = {"gain": np.ones(3), "offset": np.zeros(3), "low": -np.ones(3), "high": np.ones(3)}
+    contracts = set()
+    for is_squashed in (False, True):
+        action = make_gaussian_edge(scale=0.05, zero_point=0, std=0.5, is_squashed=is_squashed, **columns)
+        contracts.add(plan_params(replace(policy, action=action)).contract)
+    assert len(contracts) == 2
 
 
 @pytest.mark.parametrize("where", [0, 4, 8, 12, 16, 20, 52, 56, 128, 200, -1])
@@ -245,3 +257,53 @@ def test_contracts_differ_by_inputs_outputs_and_their_sizes() -> None:
         contract({"a": 3}, "a", "a"),
     ]
     assert len(set(contracts)) == len(contracts)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_reading_inverts_building_for_whole_policies(head: str) -> None:
+    rng = np.random.default_rng(len(head))
+    policy = any_whole_policy(rng, head)
+    layout, found = plan_params(policy), read_params(build_params(policy, sequence=3))
+    assert (found.entries, found.blocks) == (layout.entries, layout.blocks)
+    assert len(layout.observations) == len(policy.observations)
+    assert len(layout.layers) == len(executed_layers(policy))
+    assert {entry.kernel for entry in layout.fills} <= {Kernel.FILL}
+    begun = [unpack_words(found.blocks[found.entries.index(entry)])[0] for entry in layout.fills]
+    frames = [policy.frame_padding] if policy.frames is not None else []
+    assert begun == [*frames, *(state.initial for state in policy.recurrent)]
+    assert [entry.kernel for entry in layout.values] == [Kernel.AFFINE_F32] * len(policy.values)
+
+
+def test_the_contract_covers_all_that_the_code_knows_of_edges_and_memory() -> None:
+    frames = FrameStack(2, 0, True, "first")
+    policy = random_whole_policy(
+        np.random.default_rng(1), "multi", ("float", "classes"), frames=frames, states=(3, 3), values=(1,)
+    )
+    classes = policy.observations[1]
+    one_hot = classes.part.one_hot
+    assert one_hot is not None
+    first, second = policy.recurrent
+    moved = (replace(first, output=second.output), replace(second, output=first.output))
+    tensors = dict(policy.network.tensors)
+    for name in (first.input, first.output):
+        tensors[name] = replace(tensors[second.input], name=name)
+    tied = replace(policy.network, tensors=tensors)
+    counts = ((one_hot[0][0], one_hot[0][1] + 1), (one_hot[1][0], one_hot[1][1] - 1), *one_hot[2:])
+    assert counts[1][1] > 0
+    recounted = replace(classes, part=replace(classes.part, one_hot=counts))
+    action = policy.action
+    assert isinstance(action, MultiDiscreteEdge)
+    others = [
+        policy,
+        replace(policy, frames=replace(frames, padding="zero")),
+        replace(policy, more_observations=(recounted,)),
+        replace(policy, recurrent=moved, network=tied),
+        replace(policy, values=()),
+        replace(policy, action=replace(action, is_masked=True)),
+        replace(policy, action=replace(action, starts=tuple(start + 1 for start in action.starts))),
+        replace(policy, recurrent=(first,)),
+    ]
+    assert len({plan_params(other).contract for other in others}) == len(others)
+    begun = replace(policy, recurrent=(replace(first, initial=first.initial ^ 1), second))
+    assert plan_params(begun).contract == plan_params(policy).contract
+    assert build_params(begun) != build_params(policy)

@@ -19,6 +19,7 @@ from edgeqrl.backends.host_c import HostC
 from firmware_export.device.frames import REPLY, Frame, Request, encode
 from firmware_export.emulators.qemu import qemu_command
 from tests.c_policies import random_observations
+from tests.device_host import VERSION
 from tests.firmware import board, cross_compiler, firmware, gcc_of, policy, require_qemu
 from tests.ports import OK, SLOWLY
 
@@ -90,7 +91,7 @@ def test_device_answers_by_interrupt_and_sleeps(name: str, kind: str, tmp_path: 
         if name != "riscv-virt":
             assert found.line() == SLOWLY
         assert found.line() == OK
-        hello = struct.unpack_from("<10I", found.ask(Request.HELLO, struct.pack("<I", 1)))
+        hello = struct.unpack_from("<10I", found.ask(Request.HELLO, VERSION))
         assert hello[8:] == (TICKS[name], CLOCKS[name])
         assert bool(hello[1] & 64) == (name != "riscv-virt")
         found.ask(Request.RESET, bytes(4))
@@ -126,5 +127,5 @@ def test_rubbish_between_frames_is_passed_over(name: str, tmp_path: Path) -> Non
         for seed in range(20):
             rubbish = np.random.default_rng(seed).bytes(40).replace(b"\xa5", b"")
             found.send(rubbish)
-            assert found.ask(Request.HELLO, struct.pack("<I", 1))
+            assert found.ask(Request.HELLO, VERSION)
         assert found.stats()[0] == 21

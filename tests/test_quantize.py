@@ -3,7 +3,9 @@
 import os
 import signal
 import time
+import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
@@ -13,17 +15,23 @@ import pytest
 from edgeqrl.agents.agent import Agent
 from edgeqrl.agents.from_keras import agent_from_model
 from edgeqrl.agents.heads import DiscreteHead
+from edgeqrl.agents.options import AgentOptions
 from edgeqrl.agents.tensorflow_runtime import import_keras
 from edgeqrl.backends.keras import KerasPolicy
 from edgeqrl.backends.network_policy import NetworkPolicy
 from edgeqrl.backends.reference import open_network
+from edgeqrl.backends.worker import Worker
 from edgeqrl.calibrate import CalibrationSet, calibrate
 from edgeqrl.errors import ConverterError, DataError, UnsupportedOperatorError, UsageError
 from edgeqrl.network.edges import AffineEdge, ArgmaxEdge
 from edgeqrl.network.float_reference import FloatReference
+from edgeqrl.network.parts import ObservationPart
 from edgeqrl.network.read_tflite import parse_tflite
+from edgeqrl.preprocessing import Preprocessing
+from edgeqrl.quantize import tflite
 from edgeqrl.quantize.frozen import freeze
 from edgeqrl.quantize.quantize import QuantizedPolicy, quantize
+from edgeqrl.quantize.samples import run_both
 from edgeqrl.quantize.scheme import SCHEMES, Scheme, require_scheme
 from edgeqrl.quantize.tflite import Converter
 from edgeqrl.rollout import rollout
@@ -77,7 +85,7 @@ def calibration(value_agent: Agent) -> CalibrationSet:
 def mean_return(quantized: QuantizedPolicy) -> float:
     policy = quantized.integer_policy()
     network = open_network(quantized.tflite)
-    played = NetworkPolicy(network, policy.observation, policy.action, "reference")
+    played = NetworkPolicy(network, policy, "reference")
     return float(rollout(played, make_cartpole, range(20_000, 20_030)).episode_returns.mean())
 
 
@@ -103,7 +111,7 @@ def test_quantized_policy_is_standard_int8_and_names_what_it_came_from(
     assert len(model.tensors[model.operators[0].inputs[1]].scales) == 16, "per channel"
     assert quantized.applied_rewrites == ("centre_head",)
     assert quantized.name == "value"
-    assert quantized.head == DiscreteHead(2)
+    assert quantized.head == DiscreteHead.single(2)
     assert quantized.calibration_sha256 == calibration.sha256
     assert quantized.agent_sha256 == value_agent.source_sha256
     assert quantized.integer_policy().action == ArgmaxEdge(2)
@@ -151,9 +159,7 @@ def test_box_actions_come_out_in_the_units_of_the_space(converter: Converter) ->
     assert quantized.applied_rewrites == ()
     start = np.ones(300, bool)
     network = open_network(quantized.tflite)
-    actions, _ = NetworkPolicy(network, policy.observation, policy.action, "reference").act(
-        values, None, episode_start=start
-    )
+    actions, _ = NetworkPolicy(network, policy, "reference").act(values, None, episode_start=start)
     exact, _ = KerasPolicy(agent).act(values, None, episode_start=start)
     assert np.abs((actions - exact) / np.array([4.0, 10.0])).mean() < 0.01
 
@@ -235,9 +241,28 @@ def test_policy_that_does_not_fit_its_network_is_refused(
     value_agent: Agent, calibration: CalibrationSet, converter: Converter
 ) -> None:
     made = quantize(value_agent, calibration, converter=converter)
-    wrong = QuantizedPolicy(made.tflite, made.float_tflite, DiscreteHead(5), made.scheme, (4,), "x", "", "")
+    plain = Preprocessing.plain((4,))
+    wrong = QuantizedPolicy(
+        made.tflite, made.float_tflite, DiscreteHead.single(5), made.scheme, plain, "x", "", ""
+    )
     with pytest.raises(DataError, match="returns 2"):
         wrong.integer_policy()
+
+
+@pytest.mark.parametrize(("offset", "bits"), [(1e5, 12), (1e6, 9), (1e8, 2)])
+def test_an_offset_that_leaves_few_bits_is_warned_of(
+    offset: float, bits: int, value_agent: Agent, calibration: CalibrationSet, converter: Converter
+) -> None:
+    made = quantize(value_agent, calibration, converter=converter)
+    scale = made.integer_policy().observation.scale
+    part = ObservationPart("joints", (4,), gain=(1.0,), offset=(offset * scale,))
+    policy = replace(made, preprocessing=Preprocessing((part,)))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert policy.integer_policy().observation.fraction_bits == bits
+    told = f"of observation 'joints' is large for its scale: the device normalises with {bits} bits"
+    said = [warning for warning in caught if told in str(warning.message)]
+    assert len(said) == int(bits < 6)
 
 
 def test_a_graph_that_cannot_be_converted_is_one_sentence(value_agent: Agent, converter: Converter) -> None:
@@ -251,7 +276,10 @@ def test_a_graph_that_cannot_be_converted_is_one_sentence(value_agent: Agent, co
         converter.convert(freeze(value_agent), np.zeros((0, 4), np.float32))
 
 
-def test_a_dead_converter_is_one_sentence_and_closing_a_busy_one_is_quick(value_agent: Agent) -> None:
+def test_a_dead_converter_is_one_sentence_and_closing_a_busy_one_is_quick(
+    value_agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tflite, "Worker", Worker)  # a process of its own
     graph = freeze(value_agent)
     with Converter() as dead:
         os.kill(dead._worker._process.pid, signal.SIGSEGV)
@@ -268,7 +296,7 @@ def test_a_dead_converter_is_one_sentence_and_closing_a_busy_one_is_quick(value_
 @pytest.mark.parametrize("name", SCHEMES)
 def test_schemes_are_json_and_back(name: str) -> None:
     assert Scheme.from_json(require_scheme(name).to_json()) == require_scheme(name)
-    assert str(require_scheme(name)).startswith("int8")
+    assert str(require_scheme(name)).startswith("int")
 
 
 def test_bare_scheme_corrects_nothing() -> None:
@@ -276,7 +304,21 @@ def test_bare_scheme_corrects_nothing() -> None:
     assert str(SCHEMES["int8"]) == "int8 with rewrites and bias correction"
 
 
-@pytest.mark.parametrize("data", [{}, {"rewrites": True}, {"rewrites": 1, "bias_correction": True}, []])
+def test_a_scheme_of_an_earlier_version_is_int8() -> None:
+    assert Scheme.from_json({"rewrites": True, "bias_correction": True}) == SCHEMES["int8"]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {},
+        {"rewrites": True},
+        {"rewrites": 1, "bias_correction": True},
+        {"rewrites": True, "bias_correction": True, "activations": "int4"},
+        {"rewrites": True, "bias_correction": True, "more": True},
+        [],
+    ],
+)
 def test_damaged_schemes_are_refused(data: Any) -> None:
     with pytest.raises(DataError, match="no quantization scheme"):
         Scheme.from_json(data)
@@ -285,3 +327,92 @@ def test_damaged_schemes_are_refused(data: Any) -> None:
 def test_unknown_scheme_offers_the_nearest() -> None:
     with pytest.raises(UsageError, match="did you mean 'int8-bare'"):
         require_scheme("int8-bar")
+
+
+def shaped_model(kind: str) -> tuple[Any, tuple[int, ...], AgentOptions | None]:
+    """Return a model, its observations' shape, and what is stated of it."""
+    keras = import_keras()
+    layers = keras.layers
+    keras.utils.set_random_seed(4)
+    if kind == "convolution":
+        hidden = [layers.Conv2D(4, 3, activation="relu"), layers.Flatten(), layers.Dense(8, "relu")]
+        return keras.Sequential([keras.Input((6, 6, 2)), *hidden, layers.Dense(2)]), (6, 6, 2), None
+    x = keras.Input((4,))
+    if kind == "categorical":  # C51: two actions of five atoms
+        options = AgentOptions(distribution="categorical", support=(-10.0, 10.0))
+        return keras.Model(x, layers.Dense(10)(layers.Dense(8, "relu")(x))), (4,), options
+    if kind == "quantiles":
+        options = AgentOptions(distribution="quantiles")
+        return keras.Model(x, layers.Dense(10)(layers.Dense(8, "relu")(x))), (4,), options
+    middle = layers.BatchNormalization() if kind == "batch_norm" else layers.LayerNormalization()
+    model = keras.Model(x, layers.Dense(2)(layers.Activation("relu")(middle(layers.Dense(8)(x)))))
+    rng = np.random.default_rng(2)
+    middle.set_weights([rng.uniform(0.5, 2.0, 8) for _ in middle.get_weights()])
+    return model, (4,), None
+
+
+@pytest.mark.parametrize("kind", ["convolution", "categorical", "quantiles", "batch_norm", "layer_norm"])
+def test_layers_of_usual_agents_become_integers_that_equal_tflm_and_choose_alike(
+    kind: str, converter: Converter
+) -> None:
+    model, shape, options = shaped_model(kind)
+    space = gymnasium.spaces.Box(-3.0, 3.0, shape)
+    agent = agent_from_model(model, space, gymnasium.spaces.Discrete(2), options=options)
+    values = np.random.default_rng(0).normal(size=(300, *shape)).astype(np.float32)
+    quantized = quantize(agent, recorded(values), converter=converter)
+    inputs = np.random.default_rng(1).integers(-128, 128, (100, int(np.prod(shape)))).astype(np.int8)
+    assert require_equal("tflm", [(quantized.tflite, [inputs])]) == 200
+    policy = quantized.integer_policy()
+    starts = np.ones(300, np.bool_)
+    found, _ = NetworkPolicy(open_network(quantized.tflite), policy, "reference").act(
+        values, None, episode_start=starts
+    )
+    exact, _ = KerasPolicy(agent).act(values, None, episode_start=starts)
+    assert (found == exact).mean() > 0.93
+
+
+def test_a_tree_of_two_heads_is_corrected_and_its_value_is_not_centred(converter: Converter) -> None:
+    keras = import_keras()
+    keras.utils.set_random_seed(5)
+    x = keras.Input((4,))
+    hidden = keras.layers.Dense(16, "relu")(x)
+    heads = [keras.layers.Dense(3, name="policy")(hidden), keras.layers.Dense(3, name="value")(hidden)]
+    values = np.random.default_rng(0).normal(size=(300, 4)).astype(np.float32)
+    agent = Agent(
+        "two",
+        keras.Model(x, heads),
+        DiscreteHead.single(3),
+        Preprocessing.plain((4,)),
+        "0" * 64,
+        ends_in_tanh=False,
+        value_names=("value",),
+    )
+    quantized = quantize(agent, recorded(values), converter=converter)
+    assert quantized.applied_rewrites == ("centre_head",)
+    assert str(quantized.scheme) == "int8 with rewrites and bias correction"
+    in_float, integers = run_both(quantized, {"observation": values})
+    network = quantized.integer_policy().network
+    for name, column in zip(network.outputs, agent.model(values, training=False), strict=True):
+        tensor, exact = network.tensors[name], np.asarray(column)
+        if name == network.outputs[0]:
+            exact = exact - exact.mean(axis=1, keepdims=True)
+        np.testing.assert_allclose(in_float[name].reshape(exact.shape), exact, atol=1e-4)
+        real = (integers[name].astype(np.float64) - tensor.zero_point) * tensor.scale
+        assert np.abs((real - exact).mean(axis=0)).max() < 0.5 * tensor.scale, "a mean error is left"
+
+
+def test_bytes_and_classes_have_the_range_that_they_can_have_whatever_was_met(converter: Converter) -> None:
+    keras = import_keras()
+    image, index = keras.Input((4,), name="image"), keras.Input((3,), name="index")
+    model = keras.Model([image, index], keras.layers.Dense(2)(keras.layers.Concatenate()([image, index])))
+    parts = (
+        ObservationPart("image", (4,), "uint8", gain=(1 / 255,)),
+        ObservationPart("index", (), "int32", one_hot=((0, 3),)),
+    )
+    agent = Agent("parts", model, DiscreteHead.single(2), Preprocessing(parts), "0" * 64, ends_in_tanh=False)
+    rows = {"image": np.full((20, 4), 9, np.uint8), "index": np.zeros(20, np.int32)}
+    calibration = CalibrationSet(rows, "recorded", (), (), 20)
+    policy = quantize(agent, calibration, converter=converter).integer_policy()
+    assert [edge.part.name for edge in policy.observations] == ["image", "index"]
+    for edge in policy.observations:
+        assert (edge.scale, edge.zero_point) == (pytest.approx(1 / 255, rel=1e-6), -128)

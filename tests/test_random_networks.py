@@ -85,7 +85,7 @@ def test_host_c_equals_the_reference_on_many_networks(dtype: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", one_by_default(DTYPES, ("INT8",)))
-@pytest.mark.parametrize("core", UNICORN_CORES)
+@pytest.mark.parametrize("core", one_by_default(UNICORN_CORES, ("cortex-m0plus", "cortex-m4", "rv32imc")))
 def test_emulated_cores_equal_the_reference_with_one_trace_for_all_inputs(core: str, dtype: str) -> None:
     seed = 200 + list(EMULATED_CORES).index(core)
     require_equal_on_board(EMULATED_CORES[core], network(seed, dtype), seed)
@@ -95,7 +95,7 @@ def test_emulated_cores_equal_the_reference_with_one_trace_for_all_inputs(core: 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("core", EMULATED_CORES)
 def test_emulated_cores_equal_the_reference_on_many_networks(core: str, dtype: str) -> None:
-    for seed in range(400, 408):
+    for seed in range(400, 405):
         require_equal_on_board(EMULATED_CORES[core], network(seed, dtype), seed)
 
 

@@ -11,11 +11,21 @@ import pytest
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
+from edgeqrl.agents.heads import (
+    BoxHead,
+    DiscreteHead,
+    GaussianHead,
+    Head,
+    MultiBinaryHead,
+    ValueHead,
+    head_to_json,
+)
 from edgeqrl.cli.main import run
-from edgeqrl.diagnose import advice
+from edgeqrl.diagnose import advice, causes
 from edgeqrl.stages import REPORT_SCHEMA
 from edgeqrl.stages.diagnosis import SCHEMA
 from edgeqrl.validate.terms import Declared
+from edgeqrl.validate.values import value_agreement
 from edgeqrl.validate.verdict import agreement_on, validate
 from tests.toys import BoxChaosEnv, FixedPolicy, TargetEnv, TargetPolicy
 
@@ -32,7 +42,25 @@ HEADS = {
         "offset": [0.0, 0.0],
     },
 }
+EVERY_HEAD: tuple[Head, ...] = (
+    DiscreteHead.single(4),
+    DiscreteHead.single(3, start=-1, is_stochastic=True),
+    DiscreteHead((2, 3), (0, 1)),
+    DiscreteHead((2, 2, 2, 2), (0,) * 4, shape=(2, 2), is_stochastic=True),
+    MultiBinaryHead((5,)),
+    MultiBinaryHead((2, 2), is_stochastic=True),
+    BoxHead((1,), (-np.inf,), (np.inf,), (1.0,), (0.0,)),
+    GaussianHead((1,), (-2.0,), (2.0,), (2.0,), (0.0,), log_std=(-0.5,), is_squashed=False),
+    GaussianHead((1,), (-2.0,), (2.0,), (2.0,), (0.0,), None, True, log_std_range=(-20.0, 2.0)),
+    ValueHead(("value",)),
+)
 LENIENT = ("--margin", "200", "--worst-loss", "500", "--max-failures", "none", "--max-chatter", "none")
+
+
+def leaves(kind: type) -> set[type]:
+    """Return the classes below `kind` that have none below them."""
+    below = kind.__subclasses__()
+    return set().union(*map(leaves, below)) if below else {kind}
 
 
 def schema_of(name: str) -> dict[str, Any]:
@@ -49,7 +77,7 @@ def faults_of(name: str, document: Any) -> list[str]:
 
 def in_bundle(report: dict[str, Any], *, head: str = "argmax") -> dict[str, Any]:
     """Add what the stage `validate` adds."""
-    scheme = {"rewrites": True, "bias_correction": True}
+    scheme = {"rewrites": True, "bias_correction": True, "activations": "int8"}
     counted = {} if report["verdict"] is None else {"judgements": 1}
     added = {"head": HEADS[head], "scheme": scheme, "next": {"sentence": "Nothing found.", "command": None}}
     return {"schema": REPORT_SCHEMA, **added, **counted, **report}
@@ -152,7 +180,8 @@ def test_schema_is_that_of_this_version() -> None:
 
 
 def test_every_kind_of_advice_is_published() -> None:
-    given = set(re.findall(r'Advice\(\s*"(\w+)"', Path(advice.__file__).read_text()))
+    text = "".join(Path(module.__file__).read_text() for module in (advice, causes))
+    given = set(re.findall(r'Advice\(\s*"(\w+)"', text))
     assert given == set(schema_of("diagnosis")["$defs"]["advice"]["properties"]["kind"]["enum"])
 
 
@@ -183,6 +212,38 @@ def test_report_of_every_kind_is_as_published(kind: str, reports: dict[str, dict
 )
 def test_what_no_report_says_is_refused(change: dict[str, Any], reports: dict[str, dict[str, Any]]) -> None:
     assert faults_of("report", reports["PASS"] | change)
+
+
+def of_values() -> dict[str, Any]:
+    """Return the report of a value network."""
+    told = np.arange(8.0)
+    value = value_agreement("value", told, told + 0.1, step=0.05, states="random actions").to_json()
+    report = {"verdict": None, "sentence": "It chooses no actions.", "backend": "host-c"}
+    whole = in_bundle(report | {"float_backend": "litert", "values": {"value": value}})
+    return whole | {"head": head_to_json(ValueHead())}
+
+
+def test_values_are_published_beside_a_verdict_or_without_one(reports: dict[str, dict[str, Any]]) -> None:
+    alone = of_values()
+    assert faults_of("report", alone) == []
+    value = alone["values"]["value"]
+    for states, is_published in (("policy", True), ("recorded", True), ("random", False), (None, False)):
+        said = faults_of("report", alone | {"values": {"value": value | {"states": states}}})
+        assert (said == []) == is_published
+    assert faults_of("report", reports["PASS"] | {"values": alone["values"]}) == []
+    assert faults_of("report", {name: part for name, part in alone.items() if name != "values"})
+    assert faults_of("report", alone | {"head": HEADS["argmax"]})  # likeness is missing
+    assert faults_of("report", alone | {"likeness": reports["recorded"]["likeness"]})
+
+
+@pytest.mark.parametrize("head", EVERY_HEAD, ids=lambda head: str(head_to_json(head)["kind"]))
+def test_every_head_is_published(head: Head, reports: dict[str, dict[str, Any]]) -> None:
+    kinds = {head_to_json(known)["kind"] for known in EVERY_HEAD}
+    assert leaves(Head) == {type(known) for known in EVERY_HEAD}
+    assert len(kinds) == 9  # those of classes, chosen and drawn
+    report = of_values() if isinstance(head, ValueHead) else reports["PASS"]
+    assert faults_of("report", report | {"head": head_to_json(head)}) == []
+    assert faults_of("report", report | {"head": {"kind": head_to_json(head)["kind"]}})
 
 
 def test_every_field_of_a_verdict_is_required(reports: dict[str, dict[str, Any]]) -> None:
@@ -218,7 +279,9 @@ def test_report_of_firmware_alone_is_as_published(bundle: Path) -> None:
     assert faults_of("report", report) == []
 
 
-@pytest.mark.parametrize("agent", ["zoo:cartpole-dqn", "zoo:pendulum-td3"])
+@pytest.mark.parametrize(
+    "agent", ["zoo:pendulum-td3", pytest.param("zoo:cartpole-dqn", marks=pytest.mark.slow)]
+)
 def test_recorded_observations_are_as_published(agent: str, tmp_path: Path) -> None:
     is_discrete = agent == "zoo:cartpole-dqn"
     observations = np.random.default_rng(0).normal(0, 0.5, (60, 4 if is_discrete else 3))

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from edgeqrl.agents.agent import Agent
 from edgeqrl.agents.heads import BoxHead, DiscreteHead
 from edgeqrl.agents.tensorflow_runtime import import_keras, import_tensorflow
+from edgeqrl.preprocessing import Preprocessing
 from edgeqrl.quantize.frozen import FrozenGraph, freeze
 from edgeqrl.quantize.rewrites import REWRITES, rewrite
 
@@ -41,7 +42,14 @@ def model_of(kind: str, seed: int = 0) -> Any:
 
 
 def agent_of(model: Any) -> Agent:
-    return Agent("agent", model, DiscreteHead(NUM_ACTIONS), (4,), "0" * 64, ends_in_tanh=False)
+    return Agent(
+        "agent",
+        model,
+        DiscreteHead.single(NUM_ACTIONS),
+        Preprocessing.plain((4,)),
+        "0" * 64,
+        ends_in_tanh=False,
+    )
 
 
 def run(graph: FrozenGraph) -> NDArray[np.float32]:
@@ -50,7 +58,7 @@ def run(graph: FrozenGraph) -> NDArray[np.float32]:
     wrapped = tensorflow.compat.v1.wrap_function(
         lambda: tensorflow.graph_util.import_graph_def(graph.graph_def, name=""), []
     )
-    function = wrapped.prune(graph.input_name, graph.output_name)
+    function = wrapped.prune(graph.input_names[0], graph.output_names[0])
     return np.stack([function(tensorflow.constant(row[np.newaxis])).numpy()[0] for row in OBSERVATIONS])
 
 
@@ -72,7 +80,7 @@ def test_rewrites_leave_actions_and_the_model_as_they_were(kind: str, expected: 
     weights = [np.array(w) for w in model.weights]
     graph = freeze(agent_of(model))
     before, bytes_before = run(graph), graph.graph_def.SerializeToString(deterministic=True)
-    rewritten, applied = rewrite(graph, DiscreteHead(NUM_ACTIONS))
+    rewritten, applied = rewrite(graph, DiscreteHead.single(NUM_ACTIONS))
     assert applied == expected
     after = run(rewritten)
     # An exact tie may fall otherwise in float32: those rows are not counted, and are few.
@@ -91,7 +99,7 @@ def test_rewrites_leave_actions_and_the_model_as_they_were(kind: str, expected: 
 @pytest.mark.parametrize("seed", range(5))
 def test_centring_keeps_the_differences_between_actions(seed: int) -> None:
     graph = freeze(agent_of(model_of("linear", seed)))
-    centred = REWRITES["centre_head"](graph)
+    centred = REWRITES["centre_head"](graph, (NUM_ACTIONS,))
     assert centred is not None
     before, after = run(graph), run(centred)
     np.testing.assert_allclose(after - after[:, :1], before - before[:, :1], atol=1e-4)
@@ -125,7 +133,7 @@ def test_folding_a_normalization_keeps_the_outputs(kind: str) -> None:
     assert applied == ("fold_normalization",)
     assert graph.graph_def.SerializeToString(deterministic=True) == bytes_before
     part = import_tensorflow().compat.v1.graph_util.extract_sub_graph(
-        folded.graph_def, [folded.output_name.split(":")[0]]
+        folded.graph_def, [folded.output_names[0].split(":")[0]]
     )
     assert not {node.op for node in part.node} & {"Sub", "RealDiv", "Mul"}, "nothing is left over"
     before = run(graph)
@@ -138,15 +146,22 @@ def test_a_scale_that_broadcasts_or_is_learned_is_not_folded() -> None:
     x = keras.Input((1,))
     wide = x - np.float32([[1.0, 2.0, 3.0, 4.0]])
     spread = keras.Model(x, keras.layers.Dense(NUM_ACTIONS)(wide))
-    agent = Agent("agent", spread, DiscreteHead(NUM_ACTIONS), (1,), "0" * 64, ends_in_tanh=False)
-    assert REWRITES["fold_normalization"](freeze(agent)) is None
+    agent = Agent(
+        "agent",
+        spread,
+        DiscreteHead.single(NUM_ACTIONS),
+        Preprocessing.plain((1,)),
+        "0" * 64,
+        ends_in_tanh=False,
+    )
+    assert REWRITES["fold_normalization"](freeze(agent), ()) is None
     y = keras.Input((4,))
     gated = keras.Model(y, keras.layers.Dense(NUM_ACTIONS)(y * keras.layers.Dense(4)(y)))
-    assert REWRITES["fold_normalization"](freeze(agent_of(gated))) is None
+    assert REWRITES["fold_normalization"](freeze(agent_of(gated)), ()) is None
     chain = keras.Sequential(
         [keras.Input((4,)), keras.layers.Dense(5), keras.layers.Dense(NUM_ACTIONS, bias_initializer="ones")]
     )
-    assert REWRITES["fold_normalization"](freeze(agent_of(chain))) is None
+    assert REWRITES["fold_normalization"](freeze(agent_of(chain)), ()) is None
 
 
 def test_continuous_actions_are_not_rewritten() -> None:
@@ -155,6 +170,13 @@ def test_continuous_actions_are_not_rewritten() -> None:
     rewritten, applied = rewrite(graph, head)
     assert applied == ()
     assert rewritten is graph
+
+
+def test_a_softmax_that_draws_are_made_of_stays() -> None:
+    """Only a log-softmax has the same softmax as its logits."""
+    head = DiscreteHead.single(NUM_ACTIONS, is_stochastic=True)
+    assert "drop_softmax" not in rewrite(freeze(agent_of(model_of("softmax"))), head)[1]
+    assert "drop_softmax" in rewrite(freeze(agent_of(model_of("log_softmax"))), head)[1]
 
 
 def test_frozen_graph_does_not_follow_the_model() -> None:

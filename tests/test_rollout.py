@@ -13,6 +13,7 @@ import edgeqrl.rollout as module
 from edgeqrl.environments import EnvironmentSpec
 from edgeqrl.errors import AgentError, EnvironmentFailure, UsageError
 from edgeqrl.rollout import RandomPolicy, Rollout, rollout
+from tests.parts import BinaryEnv, MaskedPartsEnv, PartsEnv, PartsPolicy, TupleMaskEnv
 from tests.toys import (
     BoxChaosEnv,
     ChaosEnv,
@@ -193,12 +194,12 @@ def test_progress_counts_every_episode_once() -> None:
     assert calls == [(done, 7) for done in range(1, 8)]
 
 
-def test_integer_observations_arrive_as_float32() -> None:
+def test_classes_arrive_as_int32() -> None:
     played = rollout(
         FixedPolicy(0), EnvironmentSpec("FrozenLake-v1").make, [1], keep_observations=True, num_envs=2
     )
     assert played.observations is not None
-    assert played.observations[0].dtype == np.float32
+    assert played.observations[0].dtype == np.int32
     assert played.observations[0].shape == (played.episode_lengths[0],)
 
 
@@ -390,5 +391,102 @@ def test_random_policy_covers_a_box_of_any_bounds() -> None:
 
 
 def test_random_policy_refuses_spaces_it_does_not_know() -> None:
-    with pytest.raises(UsageError, match="not for MultiBinary"):
-        RandomPolicy(gymnasium.spaces.MultiBinary(3))
+    with pytest.raises(UsageError, match="not one array but a Dict"):
+        RandomPolicy(gymnasium.spaces.Dict(a=gymnasium.spaces.Discrete(2)))
+
+
+# Observations of several parts, and actions of several choices.
+
+
+@pytest.mark.parametrize("make_env", [PartsEnv, MaskedPartsEnv, TupleMaskEnv])
+@pytest.mark.parametrize("kind", ["policy", "random"])
+def test_episode_of_parts_and_choices_depends_on_its_seed_alone(make_env: Any, kind: str) -> None:
+    env = make_env()
+    policy = PartsPolicy() if kind == "policy" else RandomPolicy(env.action_space)
+    env.close()
+    seeds = [3, 1, 4, 1, 5, 9, 2, 6]
+    kept: Any = {"keep_observations": True, "keep_actions": True, "keep_inputs": kind == "policy"}
+    played = rollout(policy, make_env, seeds, num_envs=3, **kept)
+    assert played.observations is not None
+    assert played.actions is not None
+    for index, seed in enumerate(seeds):
+        single = rollout(policy, make_env, [seed], **kept)
+        assert single.observations is not None
+        assert single.actions is not None
+        assert played.episode_returns[index] == single.episode_returns[0]
+        assert np.array_equal(played.actions[index], single.actions[0])
+        for name, batch in single.observations[0].items():
+            assert np.array_equal(played.observations[index][name], batch)
+            assert len(batch) == single.episode_lengths[0]
+        if kind == "policy":
+            assert played.inputs is not None
+            assert single.inputs is not None
+            for name, batch in single.inputs[0].items():
+                assert batch.dtype == np.float32
+                assert np.array_equal(played.inputs[index][name], batch)
+
+
+def test_network_inputs_are_those_of_the_step_that_follows() -> None:
+    played = rollout(PartsPolicy(), PartsEnv, [5, 6], keep_inputs=True, keep_observations=True)
+    assert played.inputs is not None
+    assert played.observations is not None
+    for inputs, seen in zip(played.inputs, played.observations, strict=True):
+        assert inputs["memory"][0] == 0.0
+        assert (inputs["memory"][1:] > 0.0).any()
+        assert np.array_equal(inputs["image"], (seen["image"] / 255.0).astype(np.float32))
+
+
+def test_switches_are_drawn_and_stepped() -> None:
+    played = rollout(RandomPolicy(BinaryEnv().action_space), BinaryEnv, range(20), keep_actions=True)
+    ChaosEnv.num_open = BinaryEnv.num_open = 0
+    assert played.actions is not None
+    drawn = np.concatenate(played.actions)
+    assert drawn.dtype == np.int8
+    assert set(np.unique(drawn)) == {0, 1}
+    assert 0.3 < drawn.mean() < 0.7
+
+
+@pytest.mark.parametrize(
+    ("make_env", "answer", "sentence"),
+    [
+        (PartsEnv, [0, -1, 9], "chose action 9 in choice 2, but environment 'PartsEnv' has actions 5 to 8"),
+        (PartsEnv, [-1, 0, 5], "chose action -1 in choice 0"),
+        (PartsEnv, [0.0, 0.0, 5.0], "returned float64 actions"),
+        (PartsEnv, [0, 0], "returned actions of shape (1, 2)"),
+        (BinaryEnv, [0, 1, 2, 0], "chose action 2 in choice 2"),
+    ],
+)
+def test_choice_that_there_is_not_is_named(make_env: Any, answer: Any, sentence: str) -> None:
+    class Fixed(FixedPolicy):
+        def act(self, observations: Any, state: Any, **_: Any) -> Any:
+            return np.array([self.answer]), ()
+
+    with pytest.raises(AgentError) as caught:
+        rollout(Fixed(answer), make_env, [3])
+    assert sentence in str(caught.value)
+    make_env.num_open = ChaosEnv.num_open = 0
+
+
+def test_part_that_is_missing_or_not_finite_is_named() -> None:
+    lost = type("Lost", (PartsEnv,), {"observe": lambda self: {"joints": np.zeros(2)}})
+    with pytest.raises(EnvironmentFailure, match="without the part 'image'"):
+        rollout(PartsPolicy(), lost, [3])
+    nan = type(
+        "NoNumber", (PartsEnv,), {"observe": lambda self: PartsEnv.observe(self) | {"joints": [0, np.nan]}}
+    )
+    with pytest.raises(EnvironmentFailure, match="not finite in float32 as part 'joints', in step 0"):
+        rollout(PartsPolicy(), nan, [3])
+
+
+def test_masks_of_switches_are_refused() -> None:
+    masked = type("Masked", (BinaryEnv,), {"action_masks": lambda self: np.ones(8, np.bool_)})
+    with pytest.raises(UsageError, match=r"MultiDiscrete\(\[2, ...\]\)"):
+        rollout(RandomPolicy(gymnasium.spaces.MultiBinary(4)), masked, [1])
+
+
+@pytest.mark.parametrize("most_envs", [1, 3])
+def test_policy_says_how_many_episodes_it_plays_at_a_time(most_envs: int) -> None:
+    policy = RecurrentPolicy()
+    policy.most_envs = most_envs  # type: ignore[attr-defined]
+    rollout(policy, ChaosEnv, range(6))
+    assert max(policy.batch_sizes) == most_envs

@@ -9,6 +9,7 @@ from elftools.elf.elffile import ELFFile
 from firmware_export.emit import runtime_sources
 from firmware_export.toolchain import Compiler, find_compilers
 from tests.c_build import compile_objects, write_files
+from tests.firmware import one_by_default
 
 RUNTIME = runtime_sources()
 KERNELS = sorted(path for path in RUNTIME if path.endswith(".c"))
@@ -17,7 +18,7 @@ COMPILERS = [compiler for compiler in find_compilers() if compiler.builds_for("c
 ALLOWED = re.compile(r"eqrl_\w+|mem(cpy|set|move)|__aeabi_mem(cpy|set|clr|move)[48]?")
 
 
-@pytest.mark.parametrize("level", ["-O2", "-Os", pytest.param("-O3", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("level", one_by_default(("-O2", "-Os", "-O3"), ("-O2",)))
 @pytest.mark.parametrize("compiler", COMPILERS, ids=lambda compiler: compiler.name)
 def test_no_kernel_calls_a_helper_whose_time_depends_on_data(
     tmp_path: Path, compiler: Compiler, level: str
@@ -30,7 +31,7 @@ def test_no_kernel_calls_a_helper_whose_time_depends_on_data(
     assert not {name for name in wanted if not ALLOWED.fullmatch(name.partition(": ")[2])}
 
 
-@pytest.mark.parametrize("level", ["-O2", "-Os", pytest.param("-O0", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("level", one_by_default(("-O2", "-Os", "-O0"), ("-Os",)))
 @pytest.mark.parametrize("compiler", COMPILERS, ids=lambda compiler: compiler.name)
 def test_all_code_of_a_step_can_be_placed(tmp_path: Path, compiler: Compiler, level: str) -> None:
     """Also what of the small functions a compiler does not inline; checking params is no part of a step."""

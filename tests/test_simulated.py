@@ -57,7 +57,7 @@ def integer_outputs(pair: NetworkPair, values: NDArray[np.float32]) -> NDArray[n
     """Return what the int8 network gives, in real numbers [N, outputs]."""
     network = pair.network
     source, target = network.tensors[network.inputs[0]], network.tensors[network.outputs[0]]
-    edge = ObservationEdge(source.shape, source.scale, source.zero_point, source.dtype)
+    edge = ObservationEdge.of(source.shape, source.scale, source.zero_point, source.dtype)
     quantized = quantize_observations(edge, values.reshape(len(values), *source.shape))[0]
     steps = Reference(network).run({source.name: quantized})[target.name].astype(np.float64)
     real: NDArray[np.float64] = (steps.reshape(len(values), -1) - target.zero_point) * target.scale
@@ -140,12 +140,14 @@ def test_coarse_networks_are_simulated_to_the_bit(middle: str) -> None:
     layers = float_layers(11)
     pair = NetworkPair(float_tflite(layers, middle), int8_tflite(layers, middle))
     values = np.random.default_rng(1).uniform(-1.0, 2.0, (500, 5)).astype(np.float32)
-    ours = SimulatedPolicy(pair, DiscreteHead(3)).outputs(values)
+    ours = SimulatedPolicy(pair, DiscreteHead.single(3)).outputs(values)
     np.testing.assert_array_equal(ours, integer_outputs(pair, values).astype(np.float32))
     # The weights are that coarse, not the activations: halves of the quantization, told apart.
-    exact = SimulatedPolicy(pair, DiscreteHead(3), in_float=everything(pair)).outputs(values)
+    exact = SimulatedPolicy(pair, DiscreteHead.single(3), in_float=everything(pair)).outputs(values)
     errors = {
-        which: np.abs(SimulatedPolicy(pair, DiscreteHead(3), **{which: True}).outputs(values) - exact).mean()
+        which: np.abs(
+            SimulatedPolicy(pair, DiscreteHead.single(3), **{which: True}).outputs(values) - exact
+        ).mean()
         for which in ("has_float_weights", "has_float_activations")
     }
     assert errors["has_float_weights"] < 0.5 * errors["has_float_activations"]
@@ -201,7 +203,7 @@ def test_what_a_converter_renamed_is_matched_by_its_place_and_by_what_it_reads()
 def test_it_acts_as_a_policy() -> None:
     layers = float_layers(11)
     pair = NetworkPair(float_tflite(layers, "RELU"), int8_tflite(layers, "RELU"))
-    policy = SimulatedPolicy(pair, DiscreteHead(3, start=2))
+    policy = SimulatedPolicy(pair, DiscreteHead.single(3, start=2))
     values = np.random.default_rng(1).uniform(-1.0, 2.0, (130, 5)).astype(np.float32)
     starts = np.zeros(130, np.bool_)
     actions, state = policy.act(values, None, episode_start=starts)
@@ -212,7 +214,7 @@ def test_it_acts_as_a_policy() -> None:
     masked, _ = policy.act(values, None, episode_start=starts, action_masks=masks)
     assert set(masked.tolist()) == {3}
     # A row's answer is its own, also where floats follow integers.
-    mixed = SimulatedPolicy(pair, DiscreteHead(3), in_float=frozenset({"d1"}))
+    mixed = SimulatedPolicy(pair, DiscreteHead.single(3), in_float=frozenset({"d1"}))
     whole, order = mixed.outputs(values), np.random.default_rng(2).permutation(130)
     np.testing.assert_array_equal(mixed.outputs(values[order]), whole[order])
     np.testing.assert_array_equal(mixed.outputs(values[:1]), whole[:1])
@@ -224,9 +226,9 @@ def test_what_does_not_fit_is_refused(files: dict[str, bytes]) -> None:
     exact, coarse = float_tflite(layers, "RELU"), int8_tflite(layers, "RELU")
     pair = NetworkPair(exact, coarse)
     with pytest.raises(ValueError, match="no parts"):
-        SimulatedPolicy(pair, DiscreteHead(3), in_float=frozenset({"d7"}))
+        SimulatedPolicy(pair, DiscreteHead.single(3), in_float=frozenset({"d7"}))
     with pytest.raises(DataError, match="head needs 4"):
-        SimulatedPolicy(pair, DiscreteHead(4))
+        SimulatedPolicy(pair, DiscreteHead.single(4))
     wider = random_float_tflite(np.random.default_rng(0), (5, 12, 9, 4), ("RELU", "RELU", "NONE"))
     with pytest.raises(DataError, match="does not fit the float one"):
         NetworkPair(wider, coarse)

@@ -23,7 +23,6 @@ from edgeqrl.calibrate import CalibrationSet, calibrate
 from edgeqrl.cli.main import run
 from edgeqrl.environments import EnvironmentSpec, spaces
 from edgeqrl.interfaces import State
-from edgeqrl.pipeline import resolve_agent
 from edgeqrl.quantize.quantize import QuantizedPolicy, quantize
 from edgeqrl.quantize.scheme import require_scheme
 from edgeqrl.quantize.tflite import Converter
@@ -33,6 +32,7 @@ from edgeqrl.validate.report import ValidationReport
 from edgeqrl.validate.statistics import bootstrap_interval
 from edgeqrl.validate.terms import Declared, Terms
 from edgeqrl.validate.verdict import validate
+from edgeqrl.zoo import find_zoo_agent
 from tests.make_rare_event import AGENT
 from tests.rare import GAINS, STEPS, has_gust
 
@@ -67,7 +67,8 @@ def convert() -> Iterator[Convert]:
         def subject(agent: Path | str, environment: str, scheme: str = "int8", **options: int) -> Subject:
             spec = EnvironmentSpec(environment)
             known = spaces(spec.make)
-            loaded = load_agent(resolve_agent(agent)[0], known.observation_space, known.action_space)
+            path = agent if isinstance(agent, Path) else find_zoo_agent(agent.removeprefix("zoo:")).path
+            loaded = load_agent(path, known.observation_space, known.action_space)
             calibration = calibrate(KerasPolicy(loaded), spec.make, env_id=environment, **options)
             found = quantize(loaded, calibration, scheme=require_scheme(scheme), converter=converter)
             return Subject(calibration, found)

@@ -9,6 +9,7 @@ import pytest
 
 from edgeqrl.errors import UsageError
 from edgeqrl.rollout import RandomPolicy
+from edgeqrl.validate.agreement import AgreementCounter, ShadowedPolicy
 from edgeqrl.validate.criteria import Verdict
 from edgeqrl.validate.terms import Declared
 from edgeqrl.validate.verdict import (
@@ -18,6 +19,7 @@ from edgeqrl.validate.verdict import (
     require_disjoint,
     validate,
 )
+from tests.parts import MaskedPartsEnv, PartsEnv, PartsPolicy
 from tests.toys import (
     FixedPolicy,
     TargetEnv,
@@ -277,3 +279,25 @@ def test_progress_runs_from_start_to_the_answer() -> None:
         progress=lambda *call: calls.append(call),
     )
     assert calls == [(done, 280) for done in range(1, 281)]
+
+
+@pytest.mark.parametrize("make_env", [PartsEnv, MaskedPartsEnv])
+def test_policies_of_parts_choices_memory_and_draws_are_compared(make_env: Any) -> None:
+    class Scoring(PartsPolicy):
+        def outputs(self, observations: Any) -> Any:
+            raise AssertionError("a policy with memory cannot answer for one observation")
+
+    report = validate(Scoring(), Scoring(), make_env, num_episodes=4)
+    found = report.likeness
+    assert (found.action_agreement, found.divergence.never) == (1.0, 1.0)
+    assert (found.regret, found.kl) == (None, None)
+    assert found.chatter is not None
+    assert len(found.visitation) == 2 + 4 + 1 + 4
+    assert np.array_equal(report.pairs.float_returns, report.pairs.quantized_returns)
+
+
+def test_comparison_gives_a_policy_no_more_episodes_at_a_time_than_it_takes() -> None:
+    slow = PartsPolicy()
+    slow.most_envs = 1  # type: ignore[attr-defined]
+    assert ShadowedPolicy(PartsPolicy(), slow, AgreementCounter()).most_envs == 1
+    assert ShadowedPolicy(PartsPolicy(), PartsPolicy(), AgreementCounter()).most_envs > 10**6

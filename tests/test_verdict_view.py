@@ -11,6 +11,7 @@ from edgeqrl.cli.loss_plot import ASCII, HEIGHT, UNICODE, LossPlot, Signs, loss_
 from edgeqrl.cli.show import print_conversion
 from edgeqrl.cli.verdict_view import notes, number, rows
 from edgeqrl.validate.terms import Declared
+from edgeqrl.validate.values import value_agreement
 from edgeqrl.validate.verdict import agreement_on, validate
 from tests.toys import BoxChaosEnv, FixedPolicy, TargetEnv, TargetPolicy
 
@@ -402,3 +403,52 @@ def test_interval_that_runs_out_of_the_picture_has_arrows() -> None:
 def test_whole_numbers_give_no_comb() -> None:
     bars = lines_of(plot(np.repeat(np.arange(-30, 31), 20), -1.0, 1.0, 4.0))[0].strip()
     assert set(bars) == {UNICODE.levels[-1]}
+
+
+# Every kind of agent
+
+
+@pytest.mark.parametrize(
+    ("head", "said"),
+    [
+        (HEAD, "argmax"),
+        (HEAD | {"kind": "categorical"}, "drawn by softmax"),
+        ({"kind": "multi_discrete"}, "argmax of each"),
+        ({"kind": "multi_categorical"}, "each drawn by softmax"),
+        ({"kind": "multi_binary"}, "threshold of each"),
+        ({"kind": "bernoulli"}, "each drawn by its logit"),
+        ({"kind": "box", "gain": [2.0], "offset": [0.0]}, "scale to the bounds"),
+        (
+            {"kind": "gaussian", "gain": [1.0], "offset": [0.0], "is_squashed": False},
+            "drawn (Gaussian), clip to the bounds",
+        ),
+        (
+            {"kind": "gaussian", "gain": [2.0], "offset": [0.0], "is_squashed": True},
+            "drawn (Gaussian, tanh), scale to the bounds",
+        ),
+    ],
+)
+def test_notes_say_how_outputs_become_actions(
+    head: dict[str, Any], said: str, undecided: dict[str, Any]
+) -> None:
+    assert f"action head: {said}" in " ".join(notes(undecided | {"head": head}, UNICODE))
+
+
+def test_report_of_16_bits_does_not_say_int8(undecided: dict[str, Any]) -> None:
+    text = shown(undecided | {"head": HEAD, "scheme": {"activations": "int16"}})
+    assert "int16x8 is worse by" in text
+    assert "float - int16x8" in text
+    assert "int8 " not in text.replace("int16x8", "")
+
+
+def test_value_network_is_shown_by_its_values_alone() -> None:
+    told = np.arange(8.0)
+    report = {"verdict": None, "sentence": "It chooses no actions.", "head": {"kind": "value"}}
+    value = value_agreement("value", told, told + 0.125, step=0.05, states="random actions")
+    values = {"value": value.to_json()}
+    text = " ".join(shown(report | {"values": values}).split())
+    said = "value of 0 to 7: mean error 0.12, rank correlation 1.000 on states of random actions"
+    assert said in text
+    assert "worse" not in text
+    assert "float" not in text
+    assert "NO VERDICT It chooses no actions." in text

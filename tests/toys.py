@@ -116,7 +116,7 @@ class IntegerPolicy:
     name = "integer"
 
     def __init__(self, size: int, num_actions: int, start: int = 0) -> None:
-        self.edge = ObservationEdge((size,), 0.01, 3)
+        self.edge = ObservationEdge.of((size,), 0.01, 3)
         self.weights = np.random.default_rng(1).integers(-9, 10, (size, num_actions))
         self.start = start
 

@@ -4,32 +4,41 @@ import hashlib
 import re
 import shutil
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgeqrl.agents.agent import Agent, identifier
-from edgeqrl.agents.heads import infer_head
+from edgeqrl.agents.heads import DiscreteHead, Head, MultiBinaryHead, infer_head
 from edgeqrl.agents.keras_files import (
     CUSTOM_CLASS_CURE,
     MAX_BYTES,
-    one_line,
     require_safe_h5,
     require_safe_keras,
 )
+from edgeqrl.agents.model_io import Outputs, match_outputs
+from edgeqrl.agents.normal_form import NormalForm, OpenModel, open_model
+from edgeqrl.agents.options import AgentOptions
+from edgeqrl.agents.policy_outputs import policy_tails, require_logits
 from edgeqrl.agents.saved_model import load_saved_model
 from edgeqrl.agents.tensorflow_runtime import import_keras, import_tensorflow
-from edgeqrl.errors import AgentError
+from edgeqrl.errors import AgentError, one_line
 from edgeqrl.network.tflite_model import shown
+from edgeqrl.preprocessing import Preprocessing, preprocessing_of
 
 _ZIP = b"PK\x03\x04"
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _SUFFIXES = {"keras": (".keras",), "h5": (".h5", ".hdf5")}
-_RECURRENT = {"GRU", "LSTM", "RNN", "SimpleRNN", "Bidirectional", "ConvLSTM1D", "ConvLSTM2D"}
-_FORMATS = "Agents are .keras files, .h5 files or SavedModel folders."
+_FORMATS = (
+    "Agents are .keras and .h5 files, SavedModel folders, .zip files of Stable-Baselines3, .pt state dicts "
+    "of PyTorch, and zoo:NAME."
+)
 
 
 def load_agent(
@@ -37,6 +46,8 @@ def load_agent(
     observation_space: Any,
     action_space: Any,
     *,
+    options: AgentOptions | None = None,
+    preprocessing: Preprocessing | None = None,
     head: str | None = None,
     action_bounds: tuple[float, float] | None = None,
     trust: bool = False,
@@ -44,10 +55,13 @@ def load_agent(
 ) -> Agent:
     """Load a `.keras` file, a legacy `.h5` file or a SavedModel folder as an agent for these spaces.
 
-    head   states the action head instead of inferring it: a name from `heads.HEAD_NAMES`. Without an
-           action space (None) it is needed, and `action_bounds` (low, high) bound every action
-    trust  also runs code that the file brings along; without it such files are refused
-    name   becomes the prefix of exported symbols; else it is made from the file's name
+    options        state what the model's form does not say
+    preprocessing  what happens to raw observations before the model; by default what the space needs
+    head           states the action head instead of inferring it: a name from `heads.HEAD_NAMES`. Without an
+                   action space (None) it is needed, and `action_bounds` (low, high) bound every action;
+                   both are short for the same in `options`
+    trust          also runs code that the file brings along; without it such files are refused
+    name           becomes the prefix of exported symbols; else it is made from the file's name
 
     Raises AgentError, in one sentence, for what is missing, damaged, unsafe, not finite or does not
     fit the spaces.
@@ -62,10 +76,9 @@ def load_agent(
         model = _load_keras(place, kind, trust=trust)
     return _make_agent(
         model,
-        observation_space,
+        preprocessing or preprocessing_of(observation_space),
         action_space,
-        head=head,
-        action_bounds=action_bounds,
+        _with(options, head, action_bounds),
         name=name if name is not None else place.resolve().stem,
         source_sha256=_hash_place(place),
         without_weights=(
@@ -80,20 +93,21 @@ def agent_from_model(
     observation_space: Any,
     action_space: Any,
     *,
+    options: AgentOptions | None = None,
+    preprocessing: Preprocessing | None = None,
     head: str | None = None,
     action_bounds: tuple[float, float] | None = None,
     name: str = "policy",
 ) -> Agent:
-    """Make an agent of a live Keras model; the model stays the caller's and is never changed."""
+    """Make an agent of a live Keras model, as `load_agent` does; the model stays the caller's, unchanged."""
     import_keras()
     if not callable(model) or not hasattr(model, "weights"):
         raise AgentError(f"A Keras model is needed, and this is a {type(model).__name__}.")
     return _make_agent(
         model,
-        observation_space,
+        preprocessing or preprocessing_of(observation_space),
         action_space,
-        head=head,
-        action_bounds=action_bounds,
+        _with(options, head, action_bounds),
         name=name,
         without_weights=(
             "The model holds no weights: it was never built. Call it once on an observation first, "
@@ -102,48 +116,145 @@ def agent_from_model(
     )
 
 
-def concrete_function(model: Any, observation_shape: tuple[int, ...], batch_size: int) -> Any:
-    """Trace `model` for float32 observations [batch_size, *observation_shape], as it acts (not training)."""
+def concrete_function(agent: Agent, batch_size: int) -> Any:
+    """Trace the agent's model as it acts, for float32 inputs [batch_size, ...] in the order of its names.
+
+    The outputs are in the order of `agent.output_names`.
+    """
     tensorflow = import_tensorflow()
-    function = tensorflow.function(lambda observation: model(observation, training=False), autograph=False)
-    spec = tensorflow.TensorSpec((batch_size, *observation_shape), tensorflow.float32, name="observation")
-    return function.get_concrete_function(spec)
+    model = agent.model
+    specs = [
+        tensorflow.TensorSpec((batch_size, *shape), tensorflow.float32, name=name)
+        for name, shape in zip(agent.input_names, agent.input_shapes, strict=True)
+    ]
+    if len(specs) == 1:
+        function = tensorflow.function(
+            lambda observation: model(observation, training=False), autograph=False
+        )
+    else:
+        function = tensorflow.function(lambda *inputs: model(list(inputs), training=False), autograph=False)
+    return function.get_concrete_function(*specs)
+
+
+def _with(
+    options: AgentOptions | None, head: str | None, action_bounds: tuple[float, float] | None
+) -> AgentOptions:
+    chosen = options if options is not None else AgentOptions()
+    if head is not None:
+        chosen = replace(chosen, head=head)
+    return chosen if action_bounds is None else replace(chosen, action_bounds=action_bounds)
 
 
 def _make_agent(
     model: Any,
-    observation_space: Any,
+    preprocessing: Preprocessing,
     action_space: Any,
+    options: AgentOptions,
     *,
-    head: str | None,
-    action_bounds: tuple[float, float] | None,
     name: str,
     without_weights: str,
     source_sha256: str | None = None,
 ) -> Agent:
-    shape = _observation_shape(observation_space)
-    _require_one_input(model, shape)
+    tensorflow = import_tensorflow()
     num_weights = len(model.weights)
     if num_weights == 0 and not getattr(model, "built", True):
         raise AgentError(without_weights)  # before the first call, which would invent random ones
-    num_outputs, ends_in_tanh = _probe(model, shape)
+    opened = open_model(model, preprocessing)
     if len(model.weights) > num_weights:  # some layers were built only now
         raise AgentError(without_weights)
     _require_finite_weights(model)
-    return Agent(
-        name=identifier(name),
-        model=model,
-        head=infer_head(
-            action_space,
-            num_outputs,
-            ends_in_tanh=ends_in_tanh,
-            stated=head,
-            action_bounds=action_bounds,
+    _require_float32(model)
+    kind, counts = _actions_of(action_space, options)
+    outputs = match_outputs(opened.outputs, opened.given_states, counts, options)
+    for index in (*outputs.policy, outputs.log_std, outputs.value, *outputs.states):
+        if index is not None and opened.outputs[index].dtype != "float32":
+            raise AgentError(
+                f"The model returns {opened.outputs[index].dtype}, and its outputs must be float32 values, "
+                "one an action. Leave out its argmax or sampling, and use the float32 dtype policy."
+            )
+    operators = [opened.operators[i] for i in outputs.policy]
+    tails, num_outputs = policy_tails(
+        [opened.outputs[i] for i in outputs.policy],
+        operators,
+        kind,
+        counts,
+        options,
+        sample=lambda: _sample(
+            tensorflow.function(lambda *given: opened.call(list(given))[outputs.policy[0]], autograph=False),
+            opened.input_shapes,
         ),
-        observation_shape=shape,
+    )
+    ends_in_tanh = operators == ["Tanh"]
+    head = _head(opened, outputs, num_outputs, ends_in_tanh, action_space, options)
+    is_direct = opened.is_direct and not tails
+    agent = Agent(
+        name=identifier(name),
+        model=model if is_direct else NormalForm(model, opened, outputs, tails),
+        head=head,
+        preprocessing=preprocessing,
         source_sha256=source_sha256 or _hash_weights(model),
         ends_in_tanh=ends_in_tanh,
+        states=(*opened.given_states, *opened.hidden_states),
+        value_names=("value",) if outputs.policy and outputs.value is not None else (),
+        original=None if is_direct else model,
+        options=options,
     )
+    if tails:
+        concrete_function(agent, 1)  # what cannot be cut off or added says so now
+    if (isinstance(head, DiscreteHead) and head.is_stochastic) or isinstance(head, MultiBinaryHead):
+        require_logits(head, _sample(concrete_function(agent, 1), agent.input_shapes))
+    return agent
+
+
+def _sample(call: Callable[..., Any], shapes: Sequence[tuple[int, ...]]) -> NDArray[np.float32]:
+    """Return the first output [N, ...] of a traced model for a few random inputs of everyday size."""
+    tensorflow = import_tensorflow()
+    rng = np.random.default_rng(0)
+    rows = []
+    for _ in range(32):
+        inputs = [rng.normal(0.0, 3.0, (1, *shape)).astype(np.float32) for shape in shapes]
+        found = call(*map(tensorflow.constant, inputs))
+        rows.append(np.asarray(found[0] if isinstance(found, list | tuple) else found))
+    return np.concatenate(rows)
+
+
+def _head(
+    opened: OpenModel,
+    outputs: Outputs,
+    num_outputs: int,
+    ends_in_tanh: bool,
+    action_space: Any,
+    options: AgentOptions,
+) -> Head:
+    sizes = [prod(n or 0 for n in tensor.shape or ()) for tensor in opened.outputs]
+    if not outputs.policy and outputs.value is not None:
+        return infer_head(None, sizes[outputs.value], ends_in_tanh=False, options=AgentOptions(head="value"))
+    has_log_std = outputs.log_std is not None
+    if has_log_std and sizes[outputs.log_std or 0] != num_outputs:
+        raise AgentError(
+            f"The model returns {num_outputs} means and {sizes[outputs.log_std or 0]} log standard "
+            "deviations. There must be as many of both; state which output they are with --log-std-output."
+        )
+    return infer_head(
+        action_space,
+        num_outputs,
+        ends_in_tanh=ends_in_tanh,
+        options=options,
+        has_log_std=has_log_std,
+    )
+
+
+def _actions_of(space: Any, options: AgentOptions) -> tuple[str, tuple[int, ...]]:
+    """Return the kind of action space and how many outputs each of its actions has, as far as it is known."""
+    if space is None:
+        kinds = {"argmax": "Discrete", "threshold": "MultiBinary", None: "", "value": ""}
+        return kinds.get(options.head, "Box"), ()
+    kind = type(space).__name__
+    if kind == "Discrete":
+        return kind, (int(space.n),)
+    if kind == "MultiDiscrete":
+        return kind, tuple(int(n) for n in np.ravel(space.nvec))
+    return kind, (prod(space.shape),) if kind in ("Box", "MultiBinary") else ()
 
 
 def _require_format(path: Path) -> str:
@@ -185,12 +296,15 @@ def _describe(path: Path, start: bytes) -> str:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
         if "policy.pth" in names:
-            return "is a stable-baselines3 agent; copy its layers into a Keras model first"
+            return "is a stable-baselines3 agent, which edgeqrl.agents.load.open_agent takes"
         if any(name.endswith("data.pkl") for name in names):
-            return "is a PyTorch file; copy its layers into a Keras model first"
+            return "is a PyTorch file, which edgeqrl.agents.load.open_agent takes with a list of layers"
         return "is a zip archive without a Keras model"
     if start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05":
-        return "is a Python pickle, which is code and is never loaded; save the model as .keras"
+        return (
+            "is a Python pickle, which is code and is never loaded; save the model as .keras, and name "
+            "statistics of VecNormalize with --vecnormalize"
+        )
     if start[4:8] == b"TFL3":
         return "is a .tflite network, and not an agent; use `edgeqrl export` or `compare` with it"
     if path.suffix in (".keras", ".h5", ".hdf5"):
@@ -245,65 +359,6 @@ def _creator_of_modest_size(path: Path) -> Callable[..., Any]:
     return create
 
 
-def _observation_shape(space: Any) -> tuple[int, ...]:
-    kind = type(space).__name__
-    if kind != "Box":
-        raise AgentError(
-            f"The environment's observation space is {kind}, and a policy needs a Box. Wrap the environment, "
-            "for example with gymnasium.wrappers.FlattenObservation."
-        )
-    return tuple(int(n) for n in space.shape)
-
-
-def _require_one_input(model: Any, shape: tuple[int, ...]) -> None:
-    if hasattr(model, "input_spec") and hasattr(model, "input_name"):  # a SavedModel
-        _require_input(model.input_name, model.input_spec, shape, is_recurrent=False)
-        if model.input_spec.shape.rank is not None and model.input_spec.shape[0] not in (None, 1):
-            raise AgentError(
-                f"The SavedModel takes batches of {model.input_spec.shape[0]} observations only. "
-                "Export it with a batch size of None or 1."
-            )
-        return
-    inputs = getattr(model, "inputs", None)
-    if not inputs:
-        return  # a subclassed model says what it takes when it is called
-    if len(inputs) != 1:
-        names = ", ".join(f"'{tensor.name}'" for tensor in inputs)
-        raise AgentError(
-            f"The model has {len(inputs)} inputs ({names}), and a policy has one: the observation."
-        )
-    is_recurrent = any(type(layer).__name__ in _RECURRENT for layer in getattr(model, "layers", ()))
-    _require_input(inputs[0].name, inputs[0], shape, is_recurrent=is_recurrent)
-    outputs = model.outputs
-    if len(outputs) != 1:
-        names = ", ".join(f"'{name}'" for name in getattr(model, "output_names", None) or range(len(outputs)))
-        raise AgentError(
-            f"The model has {len(outputs)} outputs ({names}), and a policy has one. Make a model of the "
-            "acting part alone: keras.Model(model.inputs, model.outputs[i])."
-        )
-
-
-def _require_input(name: str, tensor: Any, shape: tuple[int, ...], *, is_recurrent: bool) -> None:
-    dtype = tensor.dtype if isinstance(tensor.dtype, str) else tensor.dtype.name
-    if not dtype.startswith(("float", "bfloat")):
-        raise AgentError(f"The model's input '{name}' takes {dtype}, and observations arrive as float32.")
-    if len(tuple(tensor.shape)) == 0:
-        return
-    taken = tuple(tensor.shape)[1:]
-    fits = len(taken) == len(shape) and all(a in (None, b) for a, b in zip(taken, shape, strict=True))
-    if fits:
-        return
-    if len(taken) == len(shape) + 1 and (is_recurrent or taken[0] is None):
-        raise AgentError(
-            f"The model's input '{name}' takes sequences of shape {taken}, and recurrent models are not "
-            f"supported yet. A feed-forward model is needed, which takes one observation of shape {shape}."
-        )
-    raise AgentError(
-        f"The model's input '{name}' takes shape {taken}, which does not fit observations of shape {shape}. "
-        "Is this the agent for these observations?"
-    )
-
-
 def _require_finite_weights(model: Any) -> None:
     for weight in model.weights:
         values = np.asarray(weight)
@@ -315,45 +370,17 @@ def _require_finite_weights(model: Any) -> None:
             )
 
 
-def _probe(model: Any, shape: tuple[int, ...]) -> tuple[int, bool]:
-    """Trace the model once; return the number of outputs and whether they come out of a tanh."""
-    try:
-        function = concrete_function(model, shape, 1)
-    except Exception as error:
-        raise AgentError(
-            f"The model does not take observations of shape {shape}: {one_line(error)}"
-        ) from None
-    if len(function.outputs) != 1:
-        raise AgentError(
-            f"The model returns {len(function.outputs)} tensors, and a policy returns one. Make a model of "
-            "the acting part alone."
-        )
-    (output,) = function.outputs
-    if output.dtype.name != "float32":
-        raise AgentError(
-            f"The model returns {output.dtype.name}, and its outputs must be float32 values, one an action. "
-            "Leave out its argmax or sampling, and use the float32 dtype policy."
-        )
-    sizes = output.shape.as_list() if output.shape.rank else []
-    if None in sizes or not sizes or sizes[0] != 1:
-        raise AgentError(f"The model's output has shape {output.shape}; it must be [batch, outputs].")
-    return int(np.prod(sizes[1:], dtype=np.int64)), _operator_behind(output) == "Tanh"
-
-
-def _operator_behind(tensor: Any) -> str:
-    """Name the operator that computes `tensor`, looking through calls and plain copies."""
-    operator = tensor.op
-    while True:
-        if operator.type == "Identity":
-            operator = operator.inputs[0].op
-        elif operator.type in ("PartitionedCall", "StatefulPartitionedCall"):
-            inner = operator.graph._get_function(operator.get_attr("f").name)
-            graph = getattr(inner, "graph", None)
-            if graph is None or not graph.outputs:
-                return str(operator.type)
-            operator = graph.outputs[0].op
-        else:
-            return str(operator.type)
+def _require_float32(model: Any) -> None:
+    """Refuse layers of mixed precision, which no converter takes."""
+    layers = model._flatten_layers() if hasattr(model, "_flatten_layers") else []
+    for layer in layers:
+        dtype = str(getattr(layer, "compute_dtype", "float32"))
+        if dtype.startswith(("float", "bfloat")) and dtype != "float32":
+            raise AgentError(
+                f"The layer '{shown(layer.name)}' computes in {dtype}. Build the model again under "
+                "keras.config.set_dtype_policy('float32') and give it these weights: "
+                "new.set_weights(old.get_weights())."
+            )
 
 
 def _hash_place(path: Path) -> str:

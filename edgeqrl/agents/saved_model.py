@@ -5,13 +5,14 @@ checkpoint, and exposes the concrete functions. So all operators that these func
 the list of arithmetic ones, and every object must be of a kind that has no start-up code.
 """
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from edgeqrl.agents.keras_files import MAX_BYTES, one_line
+from edgeqrl.agents.keras_files import MAX_BYTES
 from edgeqrl.agents.tensorflow_runtime import import_tensorflow
-from edgeqrl.errors import AgentError
+from edgeqrl.errors import AgentError, one_line
 from edgeqrl.network.tflite_model import shown
 
 _OPERATOR_NAMES = """
@@ -54,15 +55,14 @@ class SavedModelNetwork:
 
     def __init__(self, loaded: Any, path: Path) -> None:
         function = loaded.signatures[_SIGNATURE]
-        arguments = function.structured_input_signature[1]
-        if len(arguments) != 1 or len(function.structured_outputs) != 1:
+        self.input_specs: dict[str, Any] = dict(function.structured_input_signature[1])
+        self.output_names = tuple(sorted(function.structured_outputs, key=_by_number))
+        if not self.input_specs or not self.output_names:
             raise AgentError(
-                f"The SavedModel {path} takes {_listed(arguments)} and returns "
-                f"{_listed(function.structured_outputs)}; a policy has one input and one output. "
-                "Export a model of the acting part alone."
+                f"The SavedModel {path} takes {_listed(self.input_specs)} and returns "
+                f"{_listed(self.output_names)}; a policy takes observations and returns outputs. "
+                "Export a model of the acting part."
             )
-        ((self.input_name, self.input_spec),) = arguments.items()
-        ((self.output_name, _),) = function.structured_outputs.items()
         self._loaded = loaded  # owns the variables, which die with it
         self._function = function
 
@@ -73,14 +73,23 @@ class SavedModelNetwork:
         return [*self._function.graph.variables, *constants]
 
     def __call__(self, batch: Any, training: bool = False) -> Any:
-        """Return the outputs [N, *shape] for a batch [N, *observation_shape]."""
+        """Return the outputs [N, *shape] for a batch [N, *observation_shape]; for one input and output."""
+        (result,) = self.all_outputs([batch])
+        return result
+
+    def all_outputs(self, tensors: list[Any]) -> list[Any]:
+        """Return every output [N, *shape] for the inputs, both in the order of their names here."""
         tensorflow = import_tensorflow()
-        size = self.input_spec.shape[0]
-        if size is None or size == batch.shape[0]:
-            return self._function(**{self.input_name: batch})[self.output_name]
+        sizes = {spec.shape[0] if spec.shape.rank else None for spec in self.input_specs.values()}
+        if sizes <= {None, tensors[0].shape[0]}:
+            return self._outputs_of(tensors)
         # Exported for a fixed batch of one: call it row by row, unrolled while tracing.
-        rows = [self._function(**{self.input_name: row})[self.output_name] for row in _rows(batch)]
-        return tensorflow.concat(rows, axis=0)
+        rows = [self._outputs_of(list(row)) for row in zip(*map(_rows, tensors), strict=True)]
+        return [tensorflow.concat(column, axis=0) for column in zip(*rows, strict=True)]
+
+    def _outputs_of(self, tensors: list[Any]) -> list[Any]:
+        outputs = self._function(**dict(zip(self.input_specs, tensors, strict=True)))
+        return [outputs[name] for name in self.output_names]
 
 
 def load_saved_model(path: Path, *, trust: bool) -> SavedModelNetwork:
@@ -118,6 +127,11 @@ def _require_safe(path: Path) -> None:
         raise _too_large(path)
     library = {function.signature.name: function for function in graph.library.function}
     for function, operator in _reached(library, objects.concrete_functions):
+        if operator.startswith("TensorList") or operator in ("While", "StatelessWhile"):
+            raise AgentError(
+                f"The SavedModel {path} runs a loop, as recurrent Keras layers do over time, and a policy "
+                "acts step by step. Save the model as .keras instead: its layers become single steps."
+            )
         if operator not in _SAFE_OPERATORS:
             raise _unsafe(path, f"the operator {shown(operator)} in '{shown(function)}'")
 
@@ -163,6 +177,13 @@ def _num_elements(shape: Any) -> int:
     for dim in shape.dim:
         count *= max(dim.size, 0)
     return count
+
+
+def _by_number(name: str) -> tuple[str, int]:
+    """Order output_2 before output_10."""
+    found = re.fullmatch(r"(.*?)(\d*)", name)
+    assert found is not None
+    return found[1], int(found[2] or 0)
 
 
 def _rows(batch: Any) -> list[Any]:

@@ -1,5 +1,6 @@
 """Backends by name: one file each, imported when it is asked for."""
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -7,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 from edgeqrl.errors import require_name
 
 if TYPE_CHECKING:
+    from edgeqrl.agents.agent import StateSpec
     from edgeqrl.agents.heads import Head
     from edgeqrl.interfaces import Network
     from edgeqrl.network.integer_policy import IntegerPolicy
+    from edgeqrl.preprocessing import Preprocessing
 
 # core -> the board that stands for it when only the core is named
 EMULATED_CORES = {
@@ -58,19 +61,17 @@ def open_policy(name: str, policy: "IntegerPolicy", tflite: bytes) -> AbstractCo
         return emulated.open_policy(policy, name)
     from edgeqrl.backends.network_policy import NetworkPolicy
 
-    lowered = policy.network
-    return NetworkPolicy(
-        open_network(name, tflite),
-        policy.observation,
-        policy.action,
-        name,
-        input_name=lowered.inputs[0],
-        output=lowered.tensors[lowered.outputs[0]],
-    )
+    return NetworkPolicy(open_network(name, tflite), policy, name)
 
 
-def open_float_policy(float_tflite: bytes, head: "Head") -> AbstractContextManager[Any]:
+def open_float_policy(
+    float_tflite: bytes,
+    head: "Head",
+    preprocessing: "Preprocessing | None" = None,
+    states: "Sequence[StateSpec]" = (),
+    value_names: Sequence[str] = (),
+) -> AbstractContextManager[Any]:
     """Open the float policy by its float32 `.tflite`; needs no TensorFlow."""
     from edgeqrl.backends.float_litert import FloatPolicy, open_float_network
 
-    return FloatPolicy(open_float_network(float_tflite), head)
+    return FloatPolicy(open_float_network(float_tflite), head, preprocessing, states, value_names)

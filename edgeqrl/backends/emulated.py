@@ -6,12 +6,14 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeqrl.backends import EMULATED_CORES, structs
-from edgeqrl.backends.host_c import policy_of_network
+from edgeqrl.backends import EMULATED_CORES
+from edgeqrl.backends.host_c import Actions, Observations, policy_of_network
+from edgeqrl.backends.network_policy import begin_episodes
 from edgeqrl.backends.rows import RowLayout
 from edgeqrl.data import data_folder
 from edgeqrl.errors import DeviceError, require_name
 from edgeqrl.interfaces import State
+from edgeqrl.network import structs
 from edgeqrl.network.integer_policy import IntegerPolicy
 from edgeqrl.network.ir import IntegerNetwork
 from edgeqrl.network.read_tflite import read_tflite
@@ -20,12 +22,14 @@ from firmware_export.board import Board, load_board
 from firmware_export.build import Firmware, compile_firmware
 from firmware_export.elf import read_elf
 from firmware_export.emit import export_sources
+from firmware_export.emit.arena import plan_arena
 from firmware_export.emulators.emulator import EmulatedFirmware, Profile
 from firmware_export.fit import estimate_us, timing_model
 from firmware_export.stack import stack_bound
 from firmware_export.toolchain import Compiler, find_compiler
 
 _ALIGNMENT = 4  # of inputs and outputs in the board's RAM
+_POINTER_BYTES = 4  # of a 32-bit core: to the params, before the arena
 
 
 class EmulatedPolicy:
@@ -39,47 +43,88 @@ class EmulatedPolicy:
         self.policy = policy
         self.emulated = EmulatedFirmware(firmware.elf, policy.name, board, engine=engine)
         found = self.emulated.observation_bytes, self.emulated.action_bytes
-        if found != (structs.observation_bytes(policy), structs.action_bytes(policy)):
+        if found != (structs.observation_layout(policy).num_bytes, structs.action_layout(policy).num_bytes):
             self.close()
             raise DeviceError(f"The firmware's structs do not fit the policy '{policy.name}'.")
 
+    @property
+    def has_memory(self) -> bool:
+        """Tell whether anything survives a step."""
+        return self.policy.has_memory
+
     def step(
-        self, observations: NDArray[Any], action_masks: NDArray[np.bool_] | None = None
-    ) -> tuple[NDArray[np.int64] | NDArray[np.float32], NDArray[np.uint8]]:
-        """Return actions [N] or [N, *action_shape], and status flags [N], for observations [N, *shape]."""
-        actions, status = self.emulated.step(self.structs(observations, action_masks))
-        if np.any(status < 0):
-            raise DeviceError(f"{self.policy.name}_step returned {status.min()} on the emulated {self.name}.")
-        flags = status.astype(np.uint8)
-        return structs.read_actions(self.policy, actions), flags
+        self, observations: Observations, action_masks: NDArray[np.bool_] | None = None
+    ) -> tuple[Actions, NDArray[np.uint8]]:
+        """Return actions [N] or [N, *action_shape], and status flags [N], for observations [N, *shape].
+
+        A policy with memory begins each row afresh.
+        """
+        rows = self.structs(observations, action_masks)
+        actions, flags, _ = self._step(rows, self.policy.fresh_memory(len(rows)))
+        return actions, flags
+
+    def step_with_memory(
+        self,
+        observations: Observations,
+        memory: NDArray[np.uint8],
+        action_masks: NDArray[np.bool_] | None = None,
+    ) -> tuple[Actions, NDArray[np.uint8], NDArray[np.uint8]]:
+        """Step each row from its memory [N, memory_bytes]; return actions, flags and memories after it."""
+        return self._step(self.structs(observations, action_masks), memory)
+
+    def begin(self, seed: int | None = None) -> NDArray[np.uint8]:
+        """Call NAME_seed where a seed is given, then NAME_reset; return the memory [memory_bytes]."""
+        if seed is not None:
+            self.emulated.call("seed", seed & 0xFFFFFFFF, seed >> 32)
+        self.emulated.call("reset")
+        found = self.emulated.read_state(_memory_offset(self.policy), self.policy.memory_bytes)
+        return np.frombuffer(found, np.uint8)
 
     def act(
         self,
-        observations: NDArray[Any],
+        observations: Observations,
         state: State | None,
         *,
         episode_start: NDArray[np.bool_],
         action_masks: NDArray[np.bool_] | None = None,
         rng: Sequence[np.random.Generator] | None = None,
     ) -> tuple[NDArray[Any], State]:
-        """Step every row through the firmware; the policy has no memory and draws nothing."""
-        actions, _ = self.step(observations, action_masks)
-        return actions, ()
+        """Step every row through the firmware; the state is `(memory,)`, or () without memory."""
+        memory = begin_episodes(self.policy, state, episode_start, rng)
+        actions, _, memory = self.step_with_memory(observations, memory, action_masks)
+        return actions, (memory,) if self.has_memory else ()
 
-    def profile(self, observation: NDArray[Any], action_mask: NDArray[np.bool_] | None = None) -> Profile:
-        """Count the step of one observation [*shape]: instructions, stack, trace."""
-        masks = None if action_mask is None else action_mask[None]
-        return self.emulated.profile(self.structs(np.asarray(observation)[None], masks)[0])
+    def profile(
+        self,
+        observation: Any,
+        action_mask: NDArray[np.bool_] | None = None,
+        memory: NDArray[np.uint8] | None = None,
+    ) -> Profile:
+        """Count the step of one observation, [*shape] or a mapping of parts: instructions, stack, trace.
+
+        memory  [memory_bytes] before the step, of a policy that has one; None: fresh
+        """
+        one: Observations
+        if isinstance(observation, Mapping):
+            one = {name: np.asarray(part)[None] for name, part in observation.items()}
+        else:
+            one = np.asarray(observation)[None]
+        row = self.structs(one, None if action_mask is None else action_mask[None])[0]
+        if not self.has_memory:
+            return self.emulated.profile(row)
+        start = self.policy.fresh_memory(1)[0] if memory is None else memory
+        return self.emulated.profile(row, start, _memory_offset(self.policy))
 
     def count_instructions(self, observations: NDArray[Any]) -> int:
         """Count the instructions of the step of the first of `observations` [N, *shape]."""
         return self.profile(observations[0]).instructions
 
     def structs(
-        self, observations: NDArray[Any], action_masks: NDArray[np.bool_] | None = None
+        self, observations: Observations, action_masks: NDArray[np.bool_] | None = None
     ) -> NDArray[np.uint8]:
         """Lay observations [N, *shape] and masks out as NAME_observation structs [N, observation_bytes]."""
-        return structs.observation_structs(self.policy, observations, action_masks)
+        masks = action_masks if self.policy.num_masks else None
+        return structs.observation_rows(self.policy, observations, masks)
 
     def close(self) -> None:
         """End the emulator."""
@@ -90,6 +135,18 @@ class EmulatedPolicy:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _step(
+        self, rows: NDArray[np.uint8], memory: NDArray[np.uint8]
+    ) -> tuple[Actions, NDArray[np.uint8], NDArray[np.uint8]]:
+        if self.has_memory:
+            offset = _memory_offset(self.policy)
+            actions, memory, status = self.emulated.step_with_memory(rows, memory, offset)
+        else:
+            actions, status = self.emulated.step(rows)
+        if np.any(status < 0):
+            raise DeviceError(f"{self.policy.name}_step returned {status.min()} on the emulated {self.name}.")
+        return structs.read_actions(self.policy, actions), status.astype(np.uint8), memory
 
 
 class EmulatedNetwork:
@@ -186,3 +243,8 @@ def bench_network(tflite: bytes, core: str, *, compiler: str | None = None) -> d
 def _open_network(network: IntegerNetwork, core: str, compiler: str | None = None) -> EmulatedNetwork:
     board = load_board(EMULATED_CORES[require_name("core", core, EMULATED_CORES)], data_folder("boards"))
     return EmulatedNetwork(network, board, compiler=find_compiler(compiler, core=core))
+
+
+def _memory_offset(policy: IntegerPolicy) -> int:
+    """Return where NAME_memory lies in NAME_state, on a 32-bit core."""
+    return _POINTER_BYTES + plan_arena(policy.network).total_bytes

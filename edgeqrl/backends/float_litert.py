@@ -1,16 +1,21 @@
 """The float policy by its float32 `.tflite`, so that judging a bundle again needs no TensorFlow."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from math import prod
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeqrl.agents.heads import Head
+from edgeqrl.backends.float_policy import WholeFloatPolicy
 from edgeqrl.backends.runtime_network import Interpreter
 from edgeqrl.errors import DataError, MissingToolError
-from edgeqrl.interfaces import State
 from edgeqrl.network.tflite_model import TFLiteModel, parse_tflite, shown, with_unique_names
+from edgeqrl.preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    from edgeqrl.agents.agent import StateSpec
 
 
 class FloatNetwork:
@@ -21,8 +26,9 @@ class FloatNetwork:
         model = with_unique_names(parse_tflite(tflite))
         _require_float(model)
         self.inputs = {model.tensors[i].name: model.tensors[i].shape[1:] for i in model.inputs}
+        self.output_names = tuple(model.tensors[i].name for i in model.outputs)  # one may stand there twice
         self.outputs = {model.tensors[i].name: model.tensors[i].shape[1:] for i in model.outputs}
-        self.name, self._interpreter = _open(tflite, len(self.outputs))
+        self.name, self._interpreter = _open(tflite, len(self.output_names))
 
     def __enter__(self) -> Self:
         return self
@@ -40,28 +46,40 @@ class FloatNetwork:
         if count == 0:
             return {name: np.zeros((0, *shape), np.float32) for name, shape in self.outputs.items()}
         outputs = self._interpreter.run(rows)
-        named = zip(self.outputs.items(), outputs, strict=True)
-        return {name: values.reshape(count, *shape) for (name, shape), values in named}
+        named = dict(zip(self.output_names, outputs, strict=True))
+        return {name: named[name].reshape(count, *shape) for name, shape in self.outputs.items()}
 
     def close(self) -> None:
         """End the runtime's process."""
         self._interpreter.close()
 
 
-class FloatPolicy:
-    """A float network of one input and one output, and its action head: a Policy."""
+class FloatPolicy(WholeFloatPolicy):
+    """A float network with what turns observations into its inputs and its outputs into actions."""
 
-    def __init__(self, network: FloatNetwork, head: Head) -> None:
-        """Join them; raises DataError where they do not fit."""
-        sizes = [int(np.prod(shape)) for shape in network.outputs.values()]
-        if len(network.inputs) != 1 or sizes != [head.num_outputs]:
+    def __init__(
+        self,
+        network: FloatNetwork,
+        head: Head,
+        preprocessing: Preprocessing | None = None,
+        states: "Sequence[StateSpec]" = (),
+        value_names: Sequence[str] = (),
+    ) -> None:
+        """Join them; raises DataError where they do not fit. Without preprocessing: one plain observation."""
+        if preprocessing is None:
+            preprocessing = Preprocessing.plain(next(iter(network.inputs.values()), ()))
+        shapes = [*preprocessing.network_shapes, *(spec.shape for spec in states)]
+        taken, given = [prod(shape) for shape in shapes], [prod(shape) for shape in network.inputs.values()]
+        sizes = [prod(network.outputs[name]) for name in network.output_names]
+        read = list(head.output_sizes)
+        num_outputs = len(read) + len(value_names) + len(states)
+        if taken != given or sizes[: len(read)] != read or len(sizes) != num_outputs:
             raise DataError(
-                f"The float network has {len(network.inputs)} inputs and outputs of sizes {sizes}, and its "
-                f"action head needs one input and one output of {head.num_outputs}."
+                f"The float network has inputs of sizes {given} and outputs of sizes {sizes}, and its policy "
+                f"gives it {taken} and reads {read}, {len(value_names)} values and {len(states)} states."
             )
-        self.name = network.name
         self._network = network
-        self._head = head
+        super().__init__(network.name, self._by_position, head, preprocessing, states, value_names)
 
     def __enter__(self) -> Self:
         return self
@@ -69,27 +87,13 @@ class FloatPolicy:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def outputs(self, observations: NDArray[Any]) -> NDArray[np.float32]:
-        """Return the network's outputs [N, num_outputs] for observations [N, *observation_shape]."""
-        (name,) = self._network.inputs
-        (values,) = self._network.run({name: observations}).values()
-        return values.reshape(len(observations), self._head.num_outputs)
-
-    def act(
-        self,
-        observations: NDArray[Any],
-        state: State | None,
-        *,
-        episode_start: NDArray[np.bool_],
-        action_masks: NDArray[np.bool_] | None = None,
-        rng: Sequence[np.random.Generator] | None = None,
-    ) -> tuple[NDArray[Any], State]:
-        """Act as `interfaces.Policy` says; a feed-forward policy has no state."""
-        return self._head.actions(self.outputs(observations), action_masks), ()
-
     def close(self) -> None:
         """End the runtime's process."""
         self._network.close()
+
+    def _by_position(self, inputs: list[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+        outputs = self._network.run(dict(zip(self._network.inputs, inputs, strict=True)))
+        return [outputs[name] for name in self._network.output_names]
 
 
 def open_float_network(tflite: bytes) -> FloatNetwork:

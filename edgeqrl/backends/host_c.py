@@ -5,28 +5,42 @@ import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeqrl.backends.network_policy import dequantize_outputs
+from edgeqrl.backends.network_policy import begin_episodes, dequantize_outputs
 from edgeqrl.backends.rows import RowLayout
 from edgeqrl.errors import MissingToolError, UnsupportedOperatorError
 from edgeqrl.interfaces import State
-from edgeqrl.network.edges import ArgmaxEdge, ObservationEdge, quantize_observations
+from edgeqrl.network.edges import ArgmaxEdge, ObservationEdge
 from edgeqrl.network.integer_policy import IntegerPolicy
 from edgeqrl.network.ir import IntegerNetwork
+from edgeqrl.network.policy_step import encode_step, part_rows
 from edgeqrl.network.read_tflite import read_tflite
 from edgeqrl.network.reference import require_inputs
+from edgeqrl.network.structs import action_layout, observation_rows, read_actions
 from firmware_export.contract import PolicyContract, num_features
 from firmware_export.emit import c_sources, export_sources
 from firmware_export.emit.host_batch import host_batch_source
 from firmware_export.toolchain import HostCompiler, host_compiler, run_compiler
 
+Observations = NDArray[Any] | Mapping[str, NDArray[Any]]  # [N, *shape], or these by the names of parts
+Actions = NDArray[np.int64] | NDArray[np.float32]
+
 _FLAGS = ("-std=c99", "-O3", "-fPIC", "-ffp-contract=off")
 _LIBRARY = "policy.lib"
 _runtime_objects: dict[tuple[tuple[str, ...], str, bytes], bytes] = {}
+
+
+class HostStep(NamedTuple):
+    """What a step answers, N rows each."""
+
+    actions: Actions
+    flags: NDArray[np.uint8]
+    memory: NDArray[np.uint8]  # [N, memory_bytes], after the step
+    values: NDArray[np.float32]  # [N, numbers beside the action]
 
 
 class HostC:
@@ -42,7 +56,8 @@ class HostC:
         self._lock = threading.Lock()  # calls release the interpreter's lock, and share the state
         pointer, size = ctypes.c_void_p, ctypes.c_size_t
         self._state = ctypes.create_string_buffer(self._function("batch_state_bytes", result=size)())
-        self._step = self._function("batch_step", pointer, pointer, pointer, size, pointer, pointer)
+        rows = (pointer, size, pointer, pointer, pointer, pointer, pointer, pointer)
+        self._step = self._function("batch_step", pointer, *rows)
         self._infer = self._function("batch_infer", pointer, pointer, pointer, size)
         self._init = self._function("init", pointer, pointer)
         self._saturated = self._function("batch_saturated", pointer, result=ctypes.POINTER(ctypes.c_uint16))
@@ -56,42 +71,75 @@ class HostC:
 
     def saturated(self) -> NDArray[np.uint16]:
         """Return the state's saturation counters [num_features]."""
-        count = num_features(self.policy.observation.shape)
+        count = sum(num_features(part.shape) for part in self.policy.parts)
         with self._lock:
             return np.array(self._saturated(self._state)[:count], np.uint16)
 
     def step(
-        self, observations: NDArray[np.float32], action_masks: NDArray[np.bool_] | None = None
-    ) -> tuple[NDArray[np.int64] | NDArray[np.float32], NDArray[np.uint8]]:
+        self, observations: Observations, action_masks: NDArray[np.bool_] | None = None
+    ) -> tuple[Actions, NDArray[np.uint8]]:
         """Return actions [N] or [N, *action_shape], and status flags [N], for observations [N, *shape].
 
-        `action_masks` [N, num_actions] is read by masked policies only; None allows everything.
+        `action_masks` [N, num_masks] is read by masked policies only; None allows everything. A policy with
+        memory begins each row afresh.
         """
-        edge, action = self.policy.observation, self.policy.action
-        rows = np.ascontiguousarray(observations, np.float32)
-        count = len(rows)
-        if rows.shape[1:] != edge.shape:
-            raise ValueError(f"observations must be [N, {edge.shape}], got {rows.shape}")
-        masks = None
-        if action_masks is not None and isinstance(action, ArgmaxEdge) and action.is_masked:
-            masks = np.ascontiguousarray(action_masks, np.bool_)
-            if masks.shape != (count, action.num_actions):
-                raise ValueError(f"masks must be [{count}, {action.num_actions}], got {masks.shape}")
-        is_discrete = isinstance(action, ArgmaxEdge)
-        shape = (count,) if isinstance(action, ArgmaxEdge) else (count, *action.shape)
-        actions: NDArray[Any] = np.empty(shape, np.int32 if is_discrete else np.float32)
+        masks = action_masks if self.policy.num_masks else None
+        structs = observation_rows(self.policy, observations, masks)
+        answer = self.step_structs(structs, self.policy.fresh_memory(len(structs)))
+        return answer.actions, answer.flags
+
+    def step_with_memory(
+        self,
+        observations: Observations,
+        memory: NDArray[np.uint8],
+        action_masks: NDArray[np.bool_] | None = None,
+        *,
+        episode_start: NDArray[np.bool_] | None = None,
+        seeds: NDArray[np.uint64] | None = None,
+    ) -> "HostStep":
+        """Step each row from its memory [N, memory_bytes].
+
+        episode_start  [N]: these rows are reset by the C first, and seeded with `seeds` [N]; None: none is
+        """
+        masks = action_masks if self.policy.num_masks else None
+        structs = observation_rows(self.policy, observations, masks)
+        return self.step_structs(structs, memory, episode_start=episode_start, seeds=seeds)
+
+    def step_structs(
+        self,
+        structs: NDArray[np.uint8],
+        memory: NDArray[np.uint8],
+        *,
+        episode_start: NDArray[np.bool_] | None = None,
+        seeds: NDArray[np.uint64] | None = None,
+    ) -> "HostStep":
+        """Step rows of NAME_observation [N, observation_bytes], as `step_with_memory`."""
+        policy, count = self.policy, len(structs)
+        after = np.array(memory, np.uint8, order="C")
+        if after.shape != (count, policy.memory_bytes):
+            raise ValueError(f"the memory must be [{count}, {policy.memory_bytes}], got {after.shape}")
+        starts = None if episode_start is None else np.ascontiguousarray(episode_start, np.uint8)
+        words = np.zeros((count, 2), "<u4")
+        if seeds is not None:
+            words = np.ascontiguousarray(seeds, "<u8").view("<u4").reshape(count, 2)
+        actions = np.empty((count, action_layout(policy).num_bytes), np.uint8)
         flags = np.empty(count, np.uint8)
+        values = np.empty((count, sum(len(value.edge.gain) for value in policy.values)), np.float32)
+        structs = np.ascontiguousarray(structs)
         with self._lock:
             status = self._step(
                 self._state,
-                rows.ctypes.data,
-                None if masks is None else masks.ctypes.data,
+                structs.ctypes.data,
                 count,
                 actions.ctypes.data,
                 flags.ctypes.data,
+                after.ctypes.data if policy.has_memory else None,
+                None if starts is None else starts.ctypes.data,
+                words.ctypes.data,
+                values.ctypes.data,
             )
-        assert status == 0, f"{self.policy.name}_step returned {status}"
-        return (actions.astype(np.int64) if is_discrete else actions), flags
+        assert status == 0, f"{policy.name}_step returned {status}"
+        return HostStep(read_actions(policy, actions), flags, after, values)
 
     def infer(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Return all network outputs [N, *shape] for all its inputs [N, *shape]."""
@@ -117,25 +165,34 @@ class HostCPolicy:
         """Compile `policy`."""
         self.host = HostC(policy)
 
+    @property
+    def has_memory(self) -> bool:
+        """Tell whether anything survives a step."""
+        return self.host.policy.has_memory
+
     def act(
         self,
-        observations: NDArray[Any],
+        observations: Observations,
         state: State | None,
         *,
         episode_start: NDArray[np.bool_],
         action_masks: NDArray[np.bool_] | None = None,
         rng: Sequence[np.random.Generator] | None = None,
     ) -> tuple[NDArray[Any], State]:
-        """Step every row through the C; the policy has no memory and draws nothing."""
-        actions, _ = self.host.step(observations, action_masks)
-        return actions, ()
+        """Step every row through the C; the state is `(memory,)`, or () without memory."""
+        memory = begin_episodes(self.host.policy, state, episode_start, rng)
+        answer = self.host.step_with_memory(observations, memory, action_masks)
+        return answer.actions, (answer.memory,) if self.has_memory else ()
 
-    def outputs(self, observations: NDArray[Any]) -> NDArray[np.float32]:
-        """Return the dequantized first output [N, num_outputs] for observations [N, *observation_shape]."""
+    def outputs(self, observations: Observations) -> NDArray[np.float32]:
+        """Return the dequantized first output [N, num_outputs] for observations [N, *observation_shape].
+
+        A policy with memory answers as at the start of an episode.
+        """
         policy = self.host.policy
         network = policy.network
-        quantized, _ = quantize_observations(policy.observation, np.asarray(observations, np.float32))
-        answers = self.host.infer({network.inputs[0]: quantized})
+        memory = policy.fresh_memory(len(part_rows(policy, observations, 0)))
+        answers = self.host.infer(encode_step(policy, observations, memory)[0])
         return dequantize_outputs(network.tensors[network.outputs[0]], answers[network.outputs[0]])
 
     def close(self) -> None:
@@ -180,7 +237,7 @@ def policy_of_network(network: IntegerNetwork, name: str = "network") -> Integer
         )
     source, target = network.tensors[network.inputs[0]], network.tensors[network.outputs[0]]
     try:
-        observation = ObservationEdge(source.shape, source.scale, source.zero_point, source.dtype)
+        observation = ObservationEdge.of(source.shape, source.scale, source.zero_point, source.dtype)
         action = ArgmaxEdge(target.size)
     except ValueError as error:
         raise UnsupportedOperatorError(f"The network cannot be exported: {error}.") from None

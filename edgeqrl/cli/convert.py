@@ -16,9 +16,11 @@ from edgeqrl.cli.options import (
     environment_options,
     json_option,
     output_option,
+    scheme_option,
     source_options,
     validation_options,
 )
+from edgeqrl.errors import UsageError
 
 _RESULTS = ("policy.tflite", "src/", "firmware/", "raspberry/", "golden.npz", "report.json", "manifest.json")
 
@@ -32,6 +34,7 @@ _RESULTS = ("policy.tflite", "src/", "firmware/", "raspberry/", "golden.npz", "r
 @agent_options
 @calibration_options
 @click.option("--no-rewrites", is_flag=True, help="The bare converter: no rewrites, no bias correction.")
+@scheme_option
 @validation_options
 @click.option(
     "--emulated-episodes", type=int, default=3, show_default=True, help="Episodes on the emulated core."
@@ -46,7 +49,8 @@ _RESULTS = ("policy.tflite", "src/", "firmware/", "raspberry/", "golden.npz", "r
 def convert(agent: str, board: str | None, output: Path, as_json: bool, **options: Any) -> int:
     """Calibrate, quantize, validate, export, build and emulate AGENT.
 
-    AGENT is a .keras or .h5 file, a SavedModel folder, or zoo:NAME.
+    AGENT is a .keras or .h5 file, a SavedModel folder, a .zip of Stable-Baselines3, a .pt state dict of
+    PyTorch, or zoo:NAME.
     """
     from edgeqrl.cli.show import StageProgress, print_conversion, print_json
 
@@ -94,8 +98,11 @@ def settings_from(options: dict[str, Any]) -> Any:
         switched_off = {name for name in ("max_failures", "max_chatter") if options[name] == "none"}
         stated: dict[str, Any] = {name: options[name] for name in declared} | dict.fromkeys(switched_off)
         chosen["declared"] = Declared(**stated)
-    if options.get("no_rewrites"):
-        chosen["scheme"] = require_scheme("int8-bare")
+    if options.get("no_rewrites") and options.get("scheme"):
+        raise UsageError("--no-rewrites is --scheme int8-bare: give one of them.")
+    scheme = "int8-bare" if options.get("no_rewrites") else options.get("scheme")
+    if scheme is not None:
+        chosen["scheme"] = require_scheme(scheme)
     if options.get("no_self_test"):
         chosen["with_self_test"] = False
     if "fail_safe" in options:

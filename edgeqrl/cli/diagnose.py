@@ -35,7 +35,7 @@ def diagnose(bundle: Path, episodes: int, seed: int, without: str, as_json: bool
         from edgeqrl.pipeline import environment_of
         from edgeqrl.stages.diagnosis import diagnose_bundle
 
-        stated = environment_from(options["env"], options["env_arg"], options["wrapper"])
+        stated = environment_from(options)
         with edit_bundle(bundle) as edited:
             environment = stated or environment_of(edited)
             diagnosis = diagnose_bundle(

@@ -9,6 +9,7 @@ from typing import Any
 
 from edgeqrl.cli.loss_plot import ASCII, UNICODE, Signs
 from edgeqrl.cli.verdict_view import number, signs_of
+from edgeqrl.diagnose.finding import layer_name, percent
 
 Section = Mapping[str, Any]
 Columns = Mapping[str, str]  # name -> "left" or "right"
@@ -51,8 +52,9 @@ def print_diagnosis(folder: str, diagnosis: Section, *, console: Any = None) -> 
 
     from edgeqrl.diagnose.case import with_folder
 
-    page = _Page(console or Console())
+    page = _Page(console or Console(), is_wide=diagnosis.get("activations") == "int16")
     page.say(f"[bold]Diagnosis of {escape(folder)}[/]{escape(_played(diagnosis))}")
+    missing: dict[str, list[str]] = {}  # by the reason
     for part, show in (
         ("robustness", _robustness),
         ("coverage", _coverage),
@@ -61,11 +63,13 @@ def print_diagnosis(folder: str, diagnosis: Section, *, console: Any = None) -> 
     ):
         section = diagnosis.get(part) or {}
         if "unavailable" in section:
-            page.say(f"[dim]no {part}: {escape(section['unavailable'])}[/]")
+            missing.setdefault(section["unavailable"], []).append(part)
         elif section:
             show(page, section)
+    for reason, parts in missing.items():
+        page.say(f"[dim]no {', '.join(parts)}: {escape(reason)}[/]")
     page.say("")
-    page.say(_cost(diagnosis))
+    page.say(_cost(diagnosis, page.scheme))
     advice = diagnosis["advice"]
     for finding in diagnosis.get("findings", ()):
         page.finding(finding["sentence"], is_first=finding["kind"] == advice["kind"])
@@ -85,10 +89,11 @@ def bar(share: float, width: int = _BAR_WIDTH, signs: Signs = UNICODE) -> str:
 
 
 class _Page:
-    """Where it is written, and with which signs."""
+    """Where it is written, with which signs, and of which scheme."""
 
-    def __init__(self, console: Any) -> None:
+    def __init__(self, console: Any, *, is_wide: bool = False) -> None:
         self.console, self.signs = console, signs_of(console)
+        self.scheme, self.dtype = ("int16x8", "int16") if is_wide else ("int8", "int8")
         self.is_narrow = console.width < _NARROW
 
     def say(self, text: str) -> None:
@@ -140,16 +145,16 @@ def _played(diagnosis: Section) -> str:
     return f"{where}, {count} episodes on {diagnosis['backend']}, seeds from {first}"
 
 
-def _cost(diagnosis: Section) -> str:
+def _cost(diagnosis: Section, scheme: str) -> str:
     returns = diagnosis.get("returns") or {}
     agree = (diagnosis.get("states") or {}).get("disagreeing")
-    actions = "" if agree is None else f" Actions agree in {_percent(1.0 - agree)} of states."
+    actions = "" if agree is None else f" Actions agree in {percent(1.0 - agree)} of states."
     if "return_drop" not in returns:
         return f"[bold]No return was measured.[/]{actions}"
     drop = returns["return_drop"]
     in_float, quantized = (returns[name]["mean"] for name in ("float_return", "quantized_return"))
     interval = f"[{number(drop['low'])}, {number(drop['high'])}]".replace("[", r"\[")
-    means = f"int8 returns {number(quantized)}, float {number(in_float)}: "
+    means = f"{scheme} returns {number(quantized)}, float {number(in_float)}: "
     if drop["low"] > 0.0:
         return f"[bold red]{means}{number(drop['mean'])} lost[/] {interval}.{actions}"
     word = "nothing lost" if drop["mean"] <= 0.0 else f"{number(drop['mean'])} lost, which may be chance"
@@ -161,7 +166,8 @@ def _robustness(page: _Page, section: Section) -> None:
     usual = max(0.0, at_rest["return_drop"]["high"])
     worse = [row for row in rows[1:] if row["return_drop"]["low"] > usual]
     if not worse:
-        page.say(f"[bold]Disturbed:[/] none of {len(rows) - 1} disturbances costs int8 clearly more.")
+        count = len(rows) - 1
+        page.say(f"[bold]Disturbed:[/] none of {count} disturbances costs {page.scheme} clearly more.")
         return
     most = sorted(worse, key=lambda row: -float(row["return_drop"]["mean"]))[:MAX_ROWS]
     shown = []
@@ -169,11 +175,12 @@ def _robustness(page: _Page, section: Section) -> None:
         drop = row["return_drop"]
         means = (number(value["mean"]) for value in (row["float_return"], row["quantized_return"], drop))
         shown.append([_condition(row), *means, page.span(drop["low"], drop["high"])])
-    names = ("float", "int8", "lost", "between")
+    names = ("float", page.scheme, "lost", "between")
     page.table({"observations": "left"} | dict.fromkeys(names, "right"), shown)
     rest = len(rows) - 1 - len(worse)
     if rest:
-        page.say(f"[dim]{rest} other disturbance{'s cost' if rest > 1 else ' costs'} int8 no more.[/]")
+        cost = "disturbances cost" if rest > 1 else "disturbance costs"
+        page.say(f"[dim]{rest} other {cost} {page.scheme} no more.[/]")
 
 
 def _condition(row: Section) -> str:
@@ -185,7 +192,7 @@ def _condition(row: Section) -> str:
 def _coverage(page: _Page, section: Section) -> None:
     from edgeqrl.diagnose.coverage import ENOUGH_STATES
 
-    clipped = ("clipped: float", "int8")
+    clipped = ("clipped: float", page.scheme)
     features = _in_trouble(section["features"])
     if features:
         held = section.get("observation_range")
@@ -202,7 +209,7 @@ def _coverage(page: _Page, section: Section) -> None:
         ]
         names = (
             "seen",
-            *([] if held is None else ["int8 holds"]),
+            *([] if held is None else [f"{page.dtype} holds"]),
             *([] if has_no_levels else ["levels"]),
             *clipped,
         )
@@ -214,8 +221,7 @@ def _coverage(page: _Page, section: Section) -> None:
     layers = _in_trouble(section["layers"])
     if layers:
         rows = [
-            [_layer_name(layer["name"]), str(layer["levels"]), *_clipped(layer)]
-            for layer in layers[:MAX_ROWS]
+            [layer_name(layer["name"]), str(layer["levels"]), *_clipped(layer)] for layer in layers[:MAX_ROWS]
         ]
         page.table({"output of layer": "left"} | dict.fromkeys(("levels", *clipped), "right"), rows)
         _more(page, layers, "layer")
@@ -254,7 +260,7 @@ def _blame(page: _Page, section: Section) -> None:
         return
     rows = []
     for row in (row for row in helping if row in most):
-        name = _layer_name(row["name"]) if row["kind"] == "layer" else f"all {row['name']}"
+        name = layer_name(row["name"]) if row["kind"] == "layer" else f"all {row['name']}"
         share, low, high = (row[key] for key in ("share", "share_low", "share_high"))
         cells = [
             "observation" if row["kind"] == "observation" else name,
@@ -284,7 +290,7 @@ def _states(page: _Page, section: Section) -> None:
             _action(state["quantized_action"]),
         ]
         if is_error:
-            cells += [number(state["action_error"]), _percent(state["error_of_range"])]
+            cells += [number(state["action_error"]), percent(state["error_of_range"])]
         else:
             kinds = ("float",) if page.is_narrow else ("float", "quantized")
             cells += [_outputs(state, kind, section["first_action"]) for kind in kinds]
@@ -292,15 +298,16 @@ def _states(page: _Page, section: Section) -> None:
             cells.append("" if steps is None else f"{steps:.2g} step{'' if steps == 1 else 's'}")
         rows.append(cells)
     is_played = worst[0]["seed"] is not None
-    outputs = ("float outputs",) if page.is_narrow else ("float outputs", "int8 outputs")
+    outputs = ("float outputs",) if page.is_narrow else ("float outputs", f"{page.scheme} outputs")
     measures = ("error", "of range") if is_error else (*outputs, "best leads by")
-    names = (*(("seed",) if is_played else ()), "step", "float", "int8", *measures)
+    names = (*(("seed",) if is_played else ()), "step", "float", page.scheme, *measures)
     page.say(f"[bold]Worst actions {'on the way of the float policy' if is_played else 'recorded'}[/]")
     page.table(dict.fromkeys(names, "right"), rows)
     below, amiss = section["margin_below_step"], section["disagreeing_below_step"]
     if below is not None:
-        there = "" if amiss is None else f", {_percent(amiss)} of those where actions differ"
-        page.say(f"The best output leads by less than one int8 step in {_percent(below)} of states{there}.")
+        there = "" if amiss is None else f", {percent(amiss)} of those where actions differ"
+        step = f"one {page.dtype} step"
+        page.say(f"The best output leads by less than {step} in {percent(below)} of states{there}.")
 
 
 def _outputs(state: Section, kind: str, first_action: int) -> str:
@@ -326,15 +333,6 @@ def _clipped(row: Section) -> list[str]:
     """Return which shares are clipped where the float, and where the quantized policy goes."""
     shares = row["float_saturated"], row["saturated"]
     return [
-        "" if share is None else "-" if share == 0.0 else "<0.1 %" if share < _SLIGHT else _percent(share)
+        "" if share is None else "-" if share == 0.0 else "<0.1 %" if share < _SLIGHT else percent(share)
         for share in shares
     ]
-
-
-def _layer_name(name: str) -> str:
-    return "/".join(name.split(";")[0].split("/")[-2:])
-
-
-def _percent(share: float) -> str:
-    percent = 100.0 * share
-    return f"{percent:.0f} %" if percent >= 10.0 or percent == 0.0 else f"{percent:.2g} %"

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,14 @@ board_option = click.option("--board", metavar="BOARD", help="A name from `edgeq
 
 
 def environment_options(command: Command) -> Command:
-    """Add --env, --env-arg and --wrapper."""
+    """Add --env, --env-arg, --wrapper and --keep-wrapper."""
     for option in (
+        click.option(
+            "--keep-wrapper",
+            multiple=True,
+            metavar="MODULE:NAME",
+            help="A wrapper that belongs to the environment: the board gets what it returns.",
+        ),
         click.option("--wrapper", multiple=True, metavar="MODULE:FUNCTION", help="Wrap the environment."),
         click.option("--env-arg", multiple=True, metavar="NAME=VALUE", help="Keyword; VALUE is JSON."),
         click.option("--env", metavar="ID", help="Registered ID, or module:ID; zoo agents know theirs."),
@@ -31,8 +38,89 @@ def environment_options(command: Command) -> Command:
     return command
 
 
+scheme_option = click.option(
+    "--scheme",
+    metavar="NAME",
+    help="int8 (default), int8-bare, or int16x8: activations and state of 16 bits.",
+)
+
+
 def agent_options(command: Command) -> Command:
-    """Add what says how an agent file is read."""
+    """Add what says how an agent file is read, and what goes to the board with it."""
+    return _file_options(_preprocessing_options(_output_options(_torch_options(command))))
+
+
+def _preprocessing_options(command: Command) -> Command:
+    for option in (
+        click.option(
+            "--normalization",
+            type=FILE,
+            metavar="NPZ",
+            help="Arrays mean and var (and epsilon, clip) of a NormalizeObservation wrapper.",
+        ),
+        click.option(
+            "--vecnormalize", type=FILE, metavar="PKL", help="Statistics that Stable-Baselines3 saved."
+        ),
+        click.option(
+            "--frame-stack",
+            metavar="N[:AXIS]",
+            help="The network sees the last N observations; along the last axis (default), or N:first.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def _output_options(command: Command) -> Command:
+    for option in (
+        click.option(
+            "--support", nargs=2, type=float, metavar="LOW HIGH", help="First and last atom, of categorical."
+        ),
+        click.option(
+            "--distribution",
+            metavar="KIND",
+            help="Outputs are a distribution of each action's value: quantiles or categorical (C51).",
+        ),
+        click.option(
+            "--log-std",
+            metavar="A[,B...]",
+            help="Of a Gaussian policy, where no output of the model says it.",
+        ),
+        click.option("--log-std-output", metavar="NAME", help="Output of the model that is log std."),
+        click.option("--value-output", metavar="NAME", help="Output of the model that is the value."),
+        click.option("--policy-output", metavar="NAME", help="Output of the model that is the policy."),
+        click.option(
+            "--outputs", metavar="WHICH", help="policy, value or policy,value, where a model has both."
+        ),
+        click.option(
+            "--stochastic/--deterministic",
+            default=None,
+            help="Draw actions, or take the likeliest (default, unless a zoo agent's card says otherwise).",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def _torch_options(command: Command) -> Command:
+    for option in (
+        click.option(
+            "--activation", metavar="NAME", help="Of a Stable-Baselines3 zip that does not say its own."
+        ),
+        click.option(
+            "--prefix", metavar="TEXT", help="Of a PyTorch state dict: what the actor's names begin with."
+        ),
+        click.option(
+            "--layers",
+            metavar="LIST",
+            help="Layers of a PyTorch state dict, or of an SB3 zip's own extractor, in order.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def _file_options(command: Command) -> Command:
     for option in (
         click.option("--trust", is_flag=True, help="Load a SavedModel with any operator: it may run code."),
         click.option("--name", metavar="NAME", help="Prefix of the C symbols; default: the file's name."),
@@ -44,7 +132,9 @@ def agent_options(command: Command) -> Command:
             help="Bounds of a continuous action, where no environment says them.",
         ),
         click.option(
-            "--head", metavar="HEAD", help="argmax, scale or clip; default: inferred from the action space."
+            "--head",
+            metavar="HEAD",
+            help="argmax, scale, clip, squash, threshold or value; default: inferred from the action space.",
         ),
     ):
         command = option(command)
@@ -154,28 +244,47 @@ def validation_options(command: Command) -> Command:
     return command
 
 
-def environment_from(env: str | None, env_arg: tuple[str, ...], wrapper: tuple[str, ...]) -> Any:
+def environment_from(options: dict[str, Any]) -> Any:
     """Return the EnvironmentSpec of the options, or None without --env."""
     from edgeqrl.environments import EnvironmentSpec
 
+    env, arguments = options["env"], options["env_arg"]
+    wrappers, kept = tuple(options["wrapper"]), tuple(options["keep_wrapper"])
     if env is None:
-        if env_arg or wrapper:
-            raise UsageError("--env-arg and --wrapper go with --env.")
+        if arguments or wrappers or kept:
+            raise UsageError("--env-arg, --wrapper and --keep-wrapper go with --env.")
         return None
-    return EnvironmentSpec(env, dict(_keyword(text) for text in env_arg), tuple(wrapper))
+    return EnvironmentSpec(env, dict(_keyword(text) for text in arguments), wrappers, kept)
 
 
 def environment_for(agent: str, options: dict[str, Any]) -> Any:
     """Return the environment of the options, else the one that a zoo agent was trained in, else None."""
     from edgeqrl.pipeline import zoo_environment
 
-    stated = environment_from(options["env"], options["env_arg"], options["wrapper"])
+    stated = environment_from(options)
     return stated if stated or options["observations"] else zoo_environment(agent)
 
 
 def source_options(options: dict[str, Any]) -> dict[str, Any]:
     """Return what `pipeline.Source` and `pipeline.convert` take beside agent and environment."""
-    return {name: options[name] for name in ("observations", "head", "action_bounds", "trust", "name")}
+    from edgeqrl.agents.options import AgentOptions, PreprocessingOptions
+
+    stated = {field.name: options[field.name] for field in fields(AgentOptions)}
+    if stated["log_std"] is not None:
+        stated["log_std"] = _numbers("--log-std", stated["log_std"])
+    before = {name: options[name] for name in ("frame_stack", "vecnormalize", "normalization")}
+    return {
+        **{name: options[name] for name in ("observations", "trust", "name")},
+        "preprocessing": PreprocessingOptions(**before),
+        "options": AgentOptions(**stated),
+    }
+
+
+def _numbers(option: str, text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(word) for word in text.split(","))
+    except ValueError:
+        raise UsageError(f"{option} '{text}' is not of the form A or A,B,....") from None
 
 
 def _keyword(text: str) -> tuple[str, Any]:

@@ -21,6 +21,7 @@ from edgeqrl.cli.options import (
     environment_options,
     json_option,
     output_option,
+    scheme_option,
     source_options,
     validation_options,
 )
@@ -65,6 +66,7 @@ def calibrate(agent: str, output: Path, as_json: bool, **options: Any) -> None:
 @bundle_argument
 @environment_options
 @click.option("--no-rewrites", is_flag=True, help="The bare converter: no rewrites, no bias correction.")
+@scheme_option
 @click.option("--trust", is_flag=True, help="Load a SavedModel with any operator: it may run code.")
 @json_option
 def quantize(bundle: Path, as_json: bool, **options: Any) -> None:
@@ -138,7 +140,7 @@ def validate(
         from edgeqrl import device_loop, pipeline
         from edgeqrl.bundle import edit_bundle
 
-        stated = environment_from(options["env"], options["env_arg"], options["wrapper"])
+        stated = environment_from(options)
         with edit_bundle(bundle) as edited:
             asked: dict[str, Any] = {
                 "float_backend": float_backend,
@@ -302,6 +304,6 @@ def _make_env(bundle: Any, options: dict[str, Any]) -> Any:
     """Return make_env from the command line, else from the manifest, else None."""
     from edgeqrl.pipeline import environment_of
 
-    stated = environment_from(options["env"], options["env_arg"], options["wrapper"])
+    stated = environment_from(options)
     found = stated or environment_of(bundle)
     return None if found is None else found.make

@@ -12,6 +12,15 @@ Report = Mapping[str, Any]
 _STYLES = {"PASS": "bold green", "FAIL": "bold red", "INCONCLUSIVE": "bold yellow"}
 _WORDS = {"PASS": "PASS", "FAIL": "FAIL", "INCONCLUSIVE": "open"}  # of one criterion
 _MOST_COLUMNS = 100  # of the plot
+_HEADS = {  # of discrete actions and values
+    "argmax": "argmax",
+    "multi_discrete": "argmax of each",
+    "multi_binary": "threshold of each",
+    "categorical": "drawn by softmax",
+    "multi_categorical": "each drawn by softmax",
+    "bernoulli": "each drawn by its logit",
+    "value": "none, a value network",
+}
 
 
 def print_report(report: Report, *, console: Any) -> None:
@@ -19,7 +28,8 @@ def print_report(report: Report, *, console: Any) -> None:
     from rich.text import Text
 
     signs = signs_of(console)
-    console.print(_table(report, signs), highlight=False)
+    if rows(report, signs):
+        console.print(_table(report, signs), highlight=False)
     for note in notes(report, signs):
         console.print(f"[dim]{note}[/]", highlight=False)
     for line in device_notes(report):
@@ -91,7 +101,7 @@ def print_plot(report: Report, *, console: Any) -> None:
     ends = f"{signs.ends[0]}{signs.line}{signs.mean}{signs.line}{signs.ends[1]}"
     sides = ((plot.num_left, "left"), (plot.num_right, "right"))
     beyond = " and ".join(f"{count} {side}" for count, side in sides if count)
-    caption = f"loss of each pair, float - int8{f' ({beyond} of it)' if beyond else ''}"
+    caption = f"loss of each pair, float - {_scheme(report)}{f' ({beyond} of it)' if beyond else ''}"
     console.print(Text(f"{caption}; {ends} their mean", style="dim"))
     for line in plot.lines:
         console.print(Text(" ").append_text(Text.assemble(*[(text, styles[kind]) for text, kind in line])))
@@ -146,7 +156,24 @@ def notes(report: Report, signs: Signs) -> list[str]:
         ]
     if "head" in report:
         parts.append(f"action head: {_head(report['head'])}")
-    return _packed([*parts, *_likeness_notes(report.get("likeness") or {})], "; ", 80)
+    parts += _likeness_notes(report.get("likeness") or {}) + _value_notes(report.get("values") or {})
+    return _packed(parts, "; ", 80)
+
+
+_STATES = {"policy": "the policy's states", "random actions": "states of random actions"}
+_STATES["recorded"] = "recorded states"
+
+
+def _value_notes(values: Report) -> list[str]:
+    """Return how far each value lies from the float network's, and whether states keep their order."""
+    found = []
+    for name, value in values.items():
+        rank = value["rank_correlation"]
+        order = "" if rank is None else f", rank correlation {rank:.3f}"
+        ends = f"{number(value['float_min'])} to {number(value['float_max'])}"
+        where = f"on {_STATES[value['states']]}"
+        found.append(f"{name} of {ends}: mean error {value['mean_absolute_error']:.2g}{order} {where}")
+    return found
 
 
 def _likeness_notes(likeness: Report) -> list[str]:
@@ -185,8 +212,8 @@ def _table(report: Report, signs: Signs) -> Any:
     names = (
         "",
         "   float",
-        "   int8",
-        "int8 is worse by" if is_judged else "",
+        f"   {_scheme(report)}",
+        f"{_scheme(report)} is worse by" if is_judged else "",
         "limit" if is_judged else "",
         "",
     )
@@ -302,7 +329,8 @@ def _firmware_facts(report: Report) -> list[tuple[str, str]]:
     facts += contract_facts(report)
     if emulation is not None:
         steps = f"{emulation['num_steps']:,} steps as host C"
-        facts.append((f"{emulation['episodes']} episodes, {emulation['level']}", steps))
+        played = emulation["episodes"]
+        facts.append((f"{played} episode{'' if played == 1 else 's'}, {emulation['level']}", steps))
     return facts
 
 
@@ -338,11 +366,20 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
+def _scheme(report: Report) -> str:
+    """Return the short name of how the policy was quantized."""
+    is_wide = (report.get("scheme") or {}).get("activations") == "int16"
+    return "int16x8" if is_wide else "int8"
+
+
 def _head(head: Report) -> str:
-    if head["kind"] == "argmax":
-        return "argmax"
+    if head["kind"] in _HEADS:
+        return _HEADS[head["kind"]]
     is_scaled = any(gain != 1.0 for gain in head["gain"]) or any(head["offset"])
-    return "scale to the bounds" if is_scaled else "clip to the bounds"
+    where = "scale to the bounds" if is_scaled else "clip to the bounds"
+    if head["kind"] == "box":
+        return where
+    return f"drawn (Gaussian{', tanh' if head['is_squashed'] else ''}), {where}"
 
 
 def _share(used: int, available: int) -> str:

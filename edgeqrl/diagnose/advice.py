@@ -3,24 +3,14 @@
 A pure function of report.json and diagnosis.json; either may lack anything.
 """
 
-import shlex
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from math import ceil, floor, inf, log10
 
 from edgeqrl.diagnose.case import Case, Facts
+from edgeqrl.diagnose.causes import bare_converter, causes, recalibrate
+from edgeqrl.diagnose.finding import Advice, percent, section
 from edgeqrl.validate.report import number
 
-FEW_EPISODES = 20  # of calibration; the default
-MANY_EPISODES = 100
-
-_SATURATES = 0.002  # of the float policy's states: beyond what a fresh episode adds to any range
-_LAYER_SATURATES = 0.01
-_MOSTLY = 0.5
 _ENOUGH = 500  # episodes from which an estimate of "never" is believed
-_RESCALE = (
-    "Train on observations whose features have like ranges, as with gymnasium.wrappers.RescaleObservation."
-)
 _HOPELESS = 10  # times the episodes played
 _MANY = 20_000  # episodes that one would rather not play
 _MOST = 500_000  # that `validate` plays
@@ -30,24 +20,12 @@ _CHATTER_STEP = 0.5  # to which a rise of chatter is rounded up
 _CHATTER_MOST = 10.0  # times as much again: to allow more is not to judge it
 _SLIGHT_LOSS = 0.01  # of the float return: what is less explains nothing, where no margin says better
 
+_LOOKED_AT = ("coverage", "states", "robustness", "blame")
 _DISTURBED = {  # conditions of `diagnose.robustness`, in words
     "sensor_noise": "sensor noise of {share} of each feature's standard deviation",
     "dropped_observations": "{share} of the observations lost",
     "delay": "observations {steps} late",
 }
-
-
-@dataclass(frozen=True)
-class Advice:
-    """One thing found, and what to do about it."""
-
-    kind: str
-    sentence: str
-    command: str | None = None
-
-    def to_json(self) -> dict[str, str | None]:
-        """Return plain JSON values."""
-        return asdict(self)
 
 
 def advise(case: Case, report: Facts, diagnosis: Facts | None = None) -> Advice:
@@ -70,7 +48,7 @@ def findings(case: Case, report: Facts, diagnosis: Facts | None = None) -> list[
     is_restless, is_beyond = "chatter" in _named(report, "FAIL"), _breach(report) is not None
     found: list[Advice] = []
     if not case.rewrites and (is_lossy or is_open or is_beyond):
-        found.append(_bare(case, diagnosis))
+        found.append(bare_converter(case, diagnosis))
     last = [_chatter(case, report, diagnosis)] if is_restless else []
     if is_beyond:
         last.insert(0, _worst_loss(case, report))
@@ -79,7 +57,7 @@ def findings(case: Case, report: Facts, diagnosis: Facts | None = None) -> list[
     if not is_lossy:  # then these come first
         found, last = found + last, []
     if diagnosis is not None and (is_lossy or is_open or is_restless or is_beyond):
-        found += _causes(case, report, diagnosis, is_lossy=is_lossy)
+        found += causes(case, diagnosis, is_blamed=is_lossy or _is_layer_to_blame(report, diagnosis))
     elif is_lossy and case.rewrites:
         sentence = "See which layer, feature or state costs the return."
         found.append(Advice("undiagnosed", sentence, case.command("diagnose")))
@@ -88,7 +66,7 @@ def findings(case: Case, report: Facts, diagnosis: Facts | None = None) -> list[
         found.append(_not_judged(case, report))
     fragile = _fragile(report, diagnosis)
     if not found and (is_lossy or fragile is None):
-        found.append(_nothing(case, is_lossy))
+        found.append(_nothing(case, diagnosis, is_lossy))
     return found if fragile is None else [*found, fragile]
 
 
@@ -103,7 +81,7 @@ def loses_return(report: Facts, diagnosis: Facts | None) -> bool:
         failed = _named(report, "FAIL")
         excused = {"chatter"} if _breach(report) is None else {"chatter", "return"}
         return not failed or bool(failed - excused)
-    returns = _section(diagnosis, "returns")
+    returns = section(diagnosis, "returns")
     return "return_drop" in returns and _matters(returns["return_drop"], returns, report)
 
 
@@ -111,7 +89,7 @@ def _verdict(report: Facts, diagnosis: Facts | None) -> str | None:
     """Return the verdict; None also where the diagnosis knows better that there is something to preserve."""
     verdict = report.get("verdict")
     if verdict == "NOTHING_TO_PRESERVE":
-        in_float = _section(diagnosis, "returns").get("float_return")
+        in_float = section(diagnosis, "returns").get("float_return")
         at_random = (report.get("baseline") or {}).get("random_return")
         if in_float is not None and at_random is not None and in_float["low"] > at_random["mean"]:
             return None
@@ -133,6 +111,12 @@ def _breach(report: Facts) -> str | None:
     return None
 
 
+def _is_layer_to_blame(report: Facts, diagnosis: Facts) -> bool:
+    """Say whether the layers' loss matters: of next to nothing, or of what may be lost, none is a cause."""
+    blame, is_within = section(diagnosis, "blame"), "return" in _named(report, "PASS")
+    return not is_within and "loss" in blame and _matters(blame["loss"], blame, report)
+
+
 def _matters(drop: Facts, returns: Facts, report: Facts) -> bool:
     """Say whether a loss is beyond chance, and may be more than may be lost."""
     allowed = (report.get("terms") or {}).get("margin")
@@ -142,132 +126,12 @@ def _matters(drop: Facts, returns: Facts, report: Facts) -> bool:
     return bool(drop["low"] > 0.0 and drop["high"] > allowed)
 
 
-def _causes(case: Case, report: Facts, diagnosis: Facts, *, is_lossy: bool) -> list[Advice]:
-    """Return what may cost return, the better evidence first."""
-    blame = _section(diagnosis, "blame")
-    # Who is to blame for next to nothing, or for what may be lost, is no cause.
-    is_within = "return" in _named(report, "PASS")
-    is_blamed = is_lossy or (not is_within and "loss" in blame and _matters(blame["loss"], blame, report))
-    candidates = (
-        _saturated(case, diagnosis),
-        _culprit(case, diagnosis) if is_blamed else None,
-        _coarse(diagnosis),
-        _margins(diagnosis) if case.rewrites else None,  # else said with the bare converter
-        _few_episodes(case),
-    )
-    return [advice for advice in candidates if advice is not None]
-
-
-def _bare(case: Case, diagnosis: Facts | None) -> Advice:
-    states = _section(diagnosis, "states")
-    why = ""
-    if states.get("disagreeing_below_step") is not None and states["disagreeing_below_step"] >= _MOSTLY:
-        why = (
-            f": {_percent(states['disagreeing_below_step'])} of the wrong actions fall where the two best "
-            "outputs lie closer than one int8 step"
-        )
-    return Advice(
-        "bare_converter",
-        f"The bare converter was used, without the rewrites that spread the outputs over int8{why}. Quantize "
-        "with them.",
-        case.command("quantize"),
-    )
-
-
-def _saturated(case: Case, diagnosis: Facts) -> Advice | None:
-    coverage = _section(diagnosis, "coverage")
-    features = [f for f in coverage.get("features", ()) if (f.get("float_saturated") or 0.0) > _SATURATES]
-    layers = [f for f in coverage.get("layers", ()) if (f.get("float_saturated") or 0.0) > _LAYER_SATURATES]
-    if not features and not layers:
-        return None
-    if features:
-        worst = max(features, key=lambda feature: float(feature["float_saturated"]))
-        where = f"feature {worst['index']} of the observation"
-    else:
-        worst = max(layers, key=lambda layer: float(layer["float_saturated"]))
-        where = f"layer '{_layer_name(worst['name'])}'"
-    return Advice(
-        "saturation",
-        f"Calibration met too narrow a range: {where} is clipped in {_percent(worst['float_saturated'])} of "
-        "the float policy's states. Calibrate on more episodes.",
-        _recalibrate(case),
-    )
-
-
-def _culprit(case: Case, diagnosis: Facts) -> Advice | None:
-    blame = _section(diagnosis, "blame")
-    suspects = blame.get("suspects") or ()
-    if len(suspects) > 1 and not case.rewrites:
-        return None  # what int8 resolves is known only with the rewrites
-    if len(suspects) > 1:
-        named = " and ".join(
-            "the observation" if name == "observation" else f"'{_layer_name(name)}'" for name in suspects
-        )
-        return Advice(
-            "shared_blame",
-            f"No one layer is the cause: each of {named} brings most of the loss back, alone in float. The "
-            "network works at the edge of what int8 resolves.",
-        )
-    if not suspects:
-        return None
-    (name,) = suspects
-    shares = {row["name"]: row["share"] for row in blame.get("rows", ()) if row["share"] is not None}
-    share = f", {_percent(min(shares[name], 1.0))} of what is lost" if name in shares else ""
-    if name == "observation":
-        return Advice(
-            "culprit",
-            f"Rounding the observation to int8 costs most{share}: its features share one scale. {_RESCALE}",
-        )
-    return Advice(
-        "culprit",
-        f"Layer '{_layer_name(name)}' costs most{share}: it comes back with that layer alone in float. See "
-        "its scales.",
-        shlex.join(["edgeqrl", "inspect", f"{case.folder}/policy.tflite"]),
-    )
-
-
-def _coarse(diagnosis: Facts) -> Advice | None:
-    features = [f for f in _section(diagnosis, "coverage").get("features", ()) if f.get("is_coarse")]
-    if not features:
-        return None
-    worst = min(features, key=lambda feature: int(feature["levels"]))
-    return Advice(
-        "coarse_feature",
-        f"Feature {worst['index']} of the observation takes {worst['levels']} of 256 levels, since all "
-        f"features share the scale of the widest. {_RESCALE}",
-    )
-
-
-def _margins(diagnosis: Facts) -> Advice | None:
-    states = _section(diagnosis, "states")
-    below = states.get("disagreeing_below_step")
-    if below is None or below < _MOSTLY:
-        return None
-    return Advice(
-        "margins",
-        f"{_percent(below)} of the wrong actions fall where the two best outputs lie closer than one int8 "
-        "step: the range of the outputs is wide against what tells actions apart. Training that "
-        "widens the gaps between actions, as advantage learning does, helps.",
-    )
-
-
-def _few_episodes(case: Case) -> Advice | None:
-    count = case.calibration_episodes
-    if count is None or count >= FEW_EPISODES:
-        return None
-    return Advice(
-        "few_calibration_episodes",
-        f"Calibration saw {count} episode{'' if count == 1 else 's'}. Calibrate on more.",
-        _recalibrate(case),
-    )
-
-
 def _chatter(case: Case, report: Facts, diagnosis: Facts | None) -> Advice:
-    below, rates = _section(diagnosis, "states").get("margin_below_step"), _chatter_rates(report)
+    below, rates = section(diagnosis, "states").get("margin_below_step"), _chatter_rates(report)
     why = (
         ""
         if not below
-        else f" (in {_percent(below)} of states the best output leads by less than one int8 step)"
+        else f" (in {percent(below)} of states the best output leads by less than one {case.dtype} step)"
     )
     found = f"The quantized actions change more from step to step than was allowed{why}"
     cure = "train with a cost on changes of action, or hold each action for some steps."
@@ -347,7 +211,7 @@ def _at_the_limit(case: Case, report: Facts, played: int) -> Advice:
             "rare_failures",
             f"It fails in rare episodes, as with seed {report['worst_pair']['seed']}: calibration may not "
             "have met what happens there. Calibrate on more episodes.",
-            _recalibrate(case),
+            recalibrate(case),
         )
     return Advice(
         "at_the_limit",
@@ -357,6 +221,8 @@ def _at_the_limit(case: Case, report: Facts, played: int) -> Advice:
 
 
 def _not_judged(case: Case, report: Facts) -> Advice:
+    if case.head.get("kind") == "value":
+        return Advice("not_judged", "Judge the policy that uses these values; alone they have no return.")
     said = "No verdict has been given yet."
     if report.get("verdict") == "NOTHING_TO_PRESERVE":
         said = (
@@ -367,7 +233,7 @@ def _not_judged(case: Case, report: Facts) -> Advice:
 
 def _fragile(report: Facts, diagnosis: Facts | None) -> Advice | None:
     """Return under which disturbance the quantized policy loses most, where it loses more than without."""
-    rows = _section(diagnosis, "robustness").get("rows", ())
+    rows = section(diagnosis, "robustness").get("rows", ())
     allowed = max(
         0.0,
         (report.get("terms") or {}).get("margin") or 0.0,
@@ -381,7 +247,7 @@ def _fragile(report: Facts, diagnosis: Facts | None) -> Advice | None:
     _, worst = max(clear, key=lambda found: float(found[0]))
     level = worst["level"]
     where = _DISTURBED[worst["condition"]].format(
-        share=_percent(level), steps=f"{level:g} step{'' if level == 1 else 's'}"
+        share=percent(level), steps=f"{level:g} step{'' if level == 1 else 's'}"
     )
     returns = [number(worst[name]["mean"]) for name in ("float_return", "quantized_return")]
     return Advice(
@@ -391,24 +257,24 @@ def _fragile(report: Facts, diagnosis: Facts | None) -> Advice | None:
     )
 
 
-def _nothing(case: Case, is_lossy: bool) -> Advice:
+def _nothing(case: Case, diagnosis: Facts | None, is_lossy: bool) -> Advice:
+    missing = [name for name in _LOOKED_AT if (diagnosis or {}).get(name, {}).get("unavailable")]
+    left_out = f" Not examined: {', '.join(missing)}." if missing else ""
+    if len(missing) == len(_LOOKED_AT) and (is_lossy or case.environment is not None):
+        known = "Return is lost" if is_lossy else "No loss of return is seen"
+        return Advice("not_examined", f"{known}, but what may cost it was not examined.")
     if is_lossy:
         return Advice(
             "unexplained",
             "Return is lost, and nothing that was looked at explains it: no feature or layer saturates, none "
-            "stands out, and calibration was not short.",
+            f"stands out, and calibration was not short.{left_out}",
         )
     if case.environment is None:
         return Advice(
             "no_environment",
             "Recorded observations tell no return. Name an environment to convert in, with --env.",
         )
-    return Advice("nothing_found", "Nothing found that costs return.")
-
-
-def _recalibrate(case: Case) -> str | None:
-    episodes = max(MANY_EPISODES, 4 * (case.calibration_episodes or 0))
-    return case.convert("--calibration-episodes", str(episodes), *case.terms())
+    return Advice("nothing_found", f"Nothing found that costs return.{left_out}")
 
 
 def _rounded_episodes(episodes: float) -> int:
@@ -420,18 +286,3 @@ def _rounded_up(value: float) -> str:
     """Write a positive number with two digits, none less than it."""
     unit = 10.0 ** (floor(log10(value)) - 1)
     return f"{ceil(value / unit - 1e-9) * unit:.12g}"
-
-
-def _section(diagnosis: Facts | None, name: str) -> Facts:
-    section = (diagnosis or {}).get(name)
-    return section if isinstance(section, Mapping) and "unavailable" not in section else {}
-
-
-def _layer_name(name: str) -> str:
-    """Return the first of the names that a converter joined for one layer, without its model's."""
-    return "/".join(name.split(";")[0].split("/")[-2:])
-
-
-def _percent(share: float) -> str:
-    percent = 100.0 * share
-    return f"{percent:.0f} %" if percent >= 10.0 else f"{percent:.2g} %"

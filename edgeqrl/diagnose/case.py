@@ -36,6 +36,8 @@ class Case:
     calibration_episodes: int | None  # None: recorded observations
     board: str | None
     declared: Facts  # the terms of the last judgement, as the user stated them; empty before the first
+    again: tuple[str, ...] | None = ()  # options of the agent and the scheme; None: no command says them
+    dtype: str = "int8"  # of the activations: "int8" or "int16"
 
     @classmethod
     def of_manifest(
@@ -56,6 +58,8 @@ class Case:
             calibration_episodes=calibration_episodes,
             board=manifest.get("board"),
             declared=next((entry["declared"] for entry in reversed(manifest.get("judgements", ()))), {}),
+            again=_options_again(manifest),
+            dtype=str(manifest.get("scheme", {}).get("activations", "int8")),
         )
 
     def command(self, stage: str, *options: str) -> str | None:
@@ -67,13 +71,14 @@ class Case:
 
     def convert(self, *options: str) -> str | None:
         """Return the command that makes the bundle anew from its own agent, or None where there is none."""
-        if self._is_callable or self.agent is None or self.environment is None:
+        if self._is_callable or self.agent is None or self.environment is None or self.again is None:
             return None
         arguments = [f"{self.folder}/{self.agent}", *self._environment_arguments(), "-o", self.folder]
         arguments += ["--name", self.name]
         if self.head.get("kind") == "box":
             is_scaled = any(g != 1.0 for g in self.head["gain"]) or any(self.head["offset"])
             arguments += ["--head", "scale" if is_scaled else "clip"]
+        arguments += self.again
         if self.board is not None:
             arguments += ["--board", self.board]
         return shlex.join(["edgeqrl", "convert", *arguments, *options])
@@ -112,4 +117,30 @@ class Case:
             arguments += ["--env-arg", f"{name}={json.dumps(value)}"]
         for wrapper in self.environment.get("wrappers", ()):
             arguments += ["--wrapper", str(wrapper)]
+        for wrapper in self.environment.get("keep_wrappers", ()):
+            arguments += ["--keep-wrapper", str(wrapper)]
         return arguments
+
+
+def _options_again(manifest: Facts) -> tuple[str, ...] | None:
+    """Return the options of `convert` that the manifest repeats; None where it does not know them all."""
+    stated = {
+        k: v for k, v in manifest.get("agent_options", {}).items() if k not in ("head", "action_bounds")
+    }
+    preprocessing = manifest.get("preprocessing", {})
+    parts = preprocessing.get("parts", ())
+    is_changed = any(part.get(row) is not None for part in parts for row in ("gain", "offset", "low", "high"))
+    if is_changed or preprocessing.get("frames") is not None or not set(stated) <= _REPEATED:
+        return None
+    options: list[str] = []
+    for name, value in stated.items():
+        if name == "stochastic":
+            options.append("--stochastic" if value else "--deterministic")
+        else:
+            options += [f"--{name.replace('_', '-')}", str(value)]
+    if manifest.get("scheme", {}).get("activations", "int8") == "int16":
+        options += ["--scheme", "int16x8"]
+    return tuple(options)
+
+
+_REPEATED = {"stochastic", "outputs", "policy_output", "value_output", "distribution"}

@@ -122,7 +122,7 @@ def coverage(
 
 
 def _thinned(policy: IntegerPolicy, observations: NDArray[np.float32]) -> NDArray[np.float32]:
-    most = int(np.clip(_MAX_ELEMENTS // policy.observation.size, _BATCH, _MAX_STATES))
+    most = int(np.clip(_MAX_ELEMENTS // policy.observation.part.size, _BATCH, _MAX_STATES))
     rows = np.unique(np.linspace(0, len(observations) - 1, most).round().astype(np.int64))
     return np.asarray(observations[rows], np.float32)
 

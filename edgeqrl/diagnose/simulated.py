@@ -217,7 +217,7 @@ class _Run:
         twin = pair.twins[name]
         shape = (len(values), *pair.network.tensors[twin].shape)
         if name == pair.input_name:
-            edge = ObservationEdge(values.shape[1:], grid.scale, grid.zero_point, grid.dtype)
+            edge = ObservationEdge.of(values.shape[1:], grid.scale, grid.zero_point, grid.dtype)
             steps = quantize_observations(edge, values)[0]
             self._integers[twin] = steps.reshape(shape)
             return grid.real(steps)

@@ -6,6 +6,7 @@ al., arXiv:1906.04721, section 4.2, with real observations in place of batch sta
 stays a standard `.tflite`: only bias values change.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,42 +15,54 @@ from numpy.typing import NDArray
 from edgeqrl.errors import ConverterError
 from edgeqrl.network.edges import ObservationEdge, quantize_observations
 from edgeqrl.network.float_reference import FloatReference
+from edgeqrl.network.graph import fold_constants
 from edgeqrl.network.ir import IntegerNetwork
 from edgeqrl.network.layers import Dense, accumulator_bound
-from edgeqrl.network.read_tflite import parse_tflite, read_tflite, replace_buffers
-from edgeqrl.network.tflite_model import OperatorInfo, TFLiteModel, tensors_sharing
+from edgeqrl.network.read_tflite import parse_tflite, read_with_edges, replace_buffers
+from edgeqrl.network.tflite_model import OperatorInfo, TFLiteModel, tensors_sharing, with_unique_names
 
 _INT32_MAX = 2**31 - 1
 _ACTIVATIONS = {"NONE", "RELU", "RELU6", "RELU_N1_TO_1", "TANH", "LOGISTIC"}
 _CHAIN = {"FULLY_CONNECTED", "RESHAPE", *_ACTIVATIONS}
+_GATES = {"ADD", "MUL", "SUB", "SPLIT", "SPLIT_V", "STRIDED_SLICE", "SLICE", "CONCATENATION"}
 
 
-def correct_biases(tflite_int8: bytes, tflite_float: bytes, observations: NDArray[np.float32]) -> bytes:
+def correct_biases(
+    tflite_int8: bytes, tflite_float: bytes, samples: Sequence[NDArray[np.float32]] | NDArray[np.float32]
+) -> bytes:
     """Return the int8 network with corrected biases.
 
     tflite_float  the same network in float32, from the same conversion
-    observations  [N, *observation_shape], N >= 1
+    samples       one array [N, *shape] an input, in the files' order, N >= 1; bare for a lone input
 
     Raises ConverterError where the two networks do not match layer by layer. A bias whose bytes the
     file shares with another constant stays as it was, as do layers without a bias.
     """
-    model = parse_tflite(tflite_int8)
-    network = read_tflite(tflite_int8)
-    exact = dense_sums(FloatReference(tflite_float), observations)
-    operators = [op for op in model.operators if op.name == "FULLY_CONNECTED"]
-    layers = [layer for layer in network.layers if isinstance(layer, Dense)]
-    shapes = [layer.weights.shape[0] for layer in layers]
-    if shapes != [sums.shape[1] for sums in exact] or len(operators) != len(layers):
+    arrays = [samples] if isinstance(samples, np.ndarray) else list(samples)
+    model = with_unique_names(parse_tflite(tflite_int8))
+    read = read_with_edges(tflite_int8)
+    network = read.network
+    exact = dense_sums(FloatReference(tflite_float), arrays)
+    twins = _matched(model, fold_constants(parse_tflite(tflite_float)))
+    operators = {
+        model.tensors[op.outputs[0]].name: op for op in model.operators if op.name == "FULLY_CONNECTED"
+    }
+    layers = {layer.output: layer for layer in network.layers if isinstance(layer, Dense)}
+    if twins is None or not all(
+        name in operators and twins.get(name) in exact and exact[twins[name]].shape[1] == len(layer.weights)
+        for name, layer in layers.items()
+    ):
         raise ConverterError(
             "The int8 and the float network differ in their layers, so biases cannot be corrected. "
             "Convert with --no-rewrites."
         )
-    targets = dict(zip((layer.name for layer in layers), zip(operators, exact, strict=True), strict=True))
-    values = {network.inputs[0]: _quantized(network, observations)}
+    names = [edge.tensor for edge in read.inputs]
+    values = {name: _quantized(network, name, array) for name, array in zip(names, arrays, strict=True)}
+    values |= {name: constant[None] for name, constant in network.constants.items()}
     biases: dict[int, bytes] = {}
     for layer in network.layers:
         if isinstance(layer, Dense):
-            operator, sums = targets[layer.name]
+            operator, sums = operators[layer.output], exact[twins[layer.output]]
             index = _bias_index(model, operator)
             if index is not None:
                 layer = _corrected(network, layer, values[layer.input], sums, _bias_scales(model, operator))
@@ -58,28 +71,68 @@ def correct_biases(tflite_int8: bytes, tflite_float: bytes, observations: NDArra
     return replace_buffers(tflite_int8, biases)
 
 
-def is_correctable(tflite_float: bytes) -> bool:
-    """Tell whether a float network is a chain of what correction knows: dense layers and activations."""
-    model = parse_tflite(tflite_float)
-    chain = [op.inputs[0] for op in model.operators] == [
-        *model.inputs,
-        *(op.outputs[0] for op in model.operators[:-1]),
-    ]
-    return chain and all(op.name in _CHAIN and op.fused_activation in _ACTIVATIONS for op in model.operators)
+def is_correctable(tflite_float: bytes, *, is_recurrent: bool = False) -> bool:
+    """Tell whether a float network is made of what correction knows.
+
+    That is: dense layers and activations, each of one input, so that the network is a chain or a tree; of
+    recurrent steps also what joins their gates.
+    """
+    model = fold_constants(parse_tflite(tflite_float))
+    known = _CHAIN | _GATES if is_recurrent else _CHAIN
+    operators = [op for op in model.operators if op.name in known and op.fused_activation in _ACTIVATIONS]
+    return len(operators) == len(model.operators) and any(op.name == "FULLY_CONNECTED" for op in operators)
 
 
-def dense_sums(reference: FloatReference, observations: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+def dense_sums(
+    reference: FloatReference, samples: Sequence[NDArray[np.float32]] | NDArray[np.float32]
+) -> dict[str, NDArray[np.float32]]:
     """Run a float network; return what each FULLY_CONNECTED gives before its activation, [rows, out]."""
-    ((name, shape),) = reference.inputs.items()
+    arrays = [samples] if isinstance(samples, np.ndarray) else samples
+    inputs = {
+        name: array.reshape(len(array), *shape)
+        for (name, shape), array in zip(reference.inputs.items(), arrays, strict=True)
+    }
     dense = {layer.name for layer in reference.layers if layer.operator == "FULLY_CONNECTED"}
-    found: list[NDArray[np.float32]] = []
+    found: dict[str, NDArray[np.float32]] = {}
 
     def collect(name: str, sums: NDArray[np.float32]) -> None:
         if name in dense:
-            found.append(sums.reshape(-1, sums.shape[-1]))
+            found[name] = sums.reshape(-1, sums.shape[-1])
 
-    reference.run({name: observations.reshape(len(observations), *shape)}, on_sums=collect)
+    reference.run(inputs, on_sums=collect)
     return found
+
+
+def _matched(integer: TFLiteModel, exact: TFLiteModel) -> dict[str, str] | None:
+    """Walk both networks from their outputs; return the float name of what each operator writes.
+
+    The order of operators in a file says nothing: two heads may stand either way round. None where the
+    networks differ.
+    """
+    writers = [{i: op for op in model.operators for i in op.outputs} for model in (integer, exact)]
+    if len(integer.outputs) != len(exact.outputs):
+        return None
+    pending = list(zip(integer.outputs, exact.outputs, strict=True))
+    twins: dict[str, str] = {}
+    while pending:
+        ours, theirs = pending.pop()
+        operator, twin = writers[0].get(ours), writers[1].get(theirs)
+        if operator is not None and operator.name == "QUANTIZE":
+            pending.append((operator.inputs[0], theirs))
+            continue
+        if operator is None or twin is None:
+            if operator is not twin:
+                return None
+            continue
+        name, wanted = integer.tensors[ours].name, exact.tensors[theirs].name
+        if name in twins and twins[name] == wanted:
+            continue
+        if name in twins or operator.name != twin.name:
+            return None
+        twins[name] = wanted
+        both = zip(operator.inputs, twin.inputs, strict=False)  # one may lack a bias
+        pending += [(a, b) for a, b in both if a >= 0 and b >= 0 and not integer.tensors[a].is_constant]
+    return twins
 
 
 def _corrected(
@@ -100,10 +153,10 @@ def _corrected(
     return replace(layer, bias=np.where(is_safe, wanted, layer.bias).astype(np.int64))
 
 
-def _quantized(network: IntegerNetwork, observations: NDArray[np.float32]) -> NDArray[np.int8]:
-    source = network.tensors[network.inputs[0]]
-    edge = ObservationEdge(source.shape, source.scale, source.zero_point)
-    return quantize_observations(edge, observations.reshape(len(observations), *source.shape))[0]
+def _quantized(network: IntegerNetwork, name: str, values: NDArray[np.float32]) -> NDArray[np.int8]:
+    source = network.tensors[name]
+    edge = ObservationEdge.of(source.shape, source.scale, source.zero_point)
+    return quantize_observations(edge, values.reshape(len(values), *source.shape))[0]
 
 
 def _bias_index(model: TFLiteModel, operator: OperatorInfo) -> int | None:

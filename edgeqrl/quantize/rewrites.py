@@ -10,22 +10,25 @@ from numpy.typing import NDArray
 from edgeqrl.agents.heads import DiscreteHead, Head
 from edgeqrl.quantize.frozen import FrozenGraph
 
-Rewrite = Callable[[FrozenGraph], FrozenGraph | None]
+# Given the sizes of the groups of outputs that only the order within decides by; () where values count.
+Rewrite = Callable[[FrozenGraph, tuple[int, ...]], FrozenGraph | None]
 
 
 def rewrite(graph: FrozenGraph, head: Head) -> tuple[FrozenGraph, tuple[str, ...]]:
     """Apply the rewrites that fit; return the new graph and the names of those that were applied."""
     applied = []
+    groups = _groups(head)
     for name, edit in REWRITES.items():
-        fits = isinstance(head, DiscreteHead) or name in _FOR_EVERY_HEAD
-        edited = edit(graph) if fits else None
+        if name == "drop_softmax" and head.is_stochastic and _last(graph).op == "Softmax":
+            continue  # draws are by the softmax of whatever the outputs are
+        edited = edit(graph, groups)
         if edited is not None:
             graph = edited
             applied.append(name)
     return graph, tuple(applied)
 
 
-def fold_normalization(graph: FrozenGraph) -> FrozenGraph | None:
+def fold_normalization(graph: FrozenGraph, groups: tuple[int, ...]) -> FrozenGraph | None:
     """Take a constant scale and offset before a dense layer into its weights and bias.
 
     (x * scale + offset) W + b = x (scale W) + (offset W + b): the outputs stay the same. Applies to
@@ -40,38 +43,41 @@ def fold_normalization(graph: FrozenGraph) -> FrozenGraph | None:
     return replace(graph, graph_def=edited) if is_changed else None
 
 
-def drop_softmax(graph: FrozenGraph) -> FrozenGraph | None:
+def drop_softmax(graph: FrozenGraph, groups: tuple[int, ...]) -> FrozenGraph | None:
     """Take the logits instead of their softmax: it grows with each logit, so argmax is the same."""
-    last = _behind(graph, graph.output_name)
-    if last.op not in ("Softmax", "LogSoftmax"):
+    last = _last(graph)
+    if len(groups) != 1 or last.op not in ("Softmax", "LogSoftmax"):
         return None
-    return replace(graph, output_name=_tensor(last.input[0]))
+    return replace(graph, output_names=(_tensor(last.input[0]), *graph.output_names[1:]))
 
 
-def centre_head(graph: FrozenGraph) -> FrozenGraph | None:
-    """Subtract the mean over actions from the last layer's weights and bias.
+def centre_head(graph: FrozenGraph, groups: tuple[int, ...]) -> FrozenGraph | None:
+    """Subtract the mean over actions from the last layer's weights and bias, in each group of its own.
 
-    Each output loses the same number, so argmax is the same. A value head spends its int8 steps on
-    what all actions have in common; centred, it spends them on what tells actions apart.
-    Applies where the network ends in a dense layer without activation.
+    Each output loses the same number, so argmax and the softmax that is drawn from are the same. A value
+    head spends its int8 steps on what all actions have in common; centred, it spends them on what tells
+    actions apart. Applies where the network ends in a dense layer without activation, which nothing else
+    reads: a value output beside it keeps what it is made from.
     """
-    last = _behind(graph, graph.output_name)
+    last = _last(graph)
     has_bias = last.op in ("BiasAdd", "AddV2", "Add")
     product = _behind(graph, last.input[0]) if has_bias else last
-    if product.op != "MatMul":
+    if not groups or product.op != "MatMul" or _feeds_others(graph, product.name):
         return None
     weights = _constant(graph, product.input[1])
     bias = _constant(graph, last.input[1]) if has_bias else None
     if weights is None or (has_bias and bias is None):
         return None
     axis = 0 if product.attr["transpose_b"].b else 1
-    if weights.shape[axis] < 2 or (bias is not None and bias.shape != (weights.shape[axis],)):
+    if weights.shape[axis] != sum(groups) or max(groups) < 2:
+        return None
+    if bias is not None and bias.shape != (weights.shape[axis],):
         return None
     edited = type(graph.graph_def)()
     edited.CopyFrom(graph.graph_def)
-    _feed(edited, product.name, 1, _centred(weights, axis))
+    _feed(edited, product.name, 1, _centred(weights, axis, groups))
     if bias is not None:
-        _feed(edited, last.name, 1, _centred(bias, 0))
+        _feed(edited, last.name, 1, _centred(bias, 0, groups))
     return replace(graph, graph_def=edited)
 
 
@@ -80,8 +86,24 @@ REWRITES: dict[str, Rewrite] = {
     "drop_softmax": drop_softmax,
     "centre_head": centre_head,
 }
-_FOR_EVERY_HEAD = {"fold_normalization"}  # it keeps the outputs, not only their order
 _AFFINE = {"Add", "AddV2", "Mul", "RealDiv", "Sub"}
+
+
+def _last(graph: FrozenGraph) -> Any:
+    """Return the node that computes the first output."""
+    return _behind(graph, graph.output_names[0])
+
+
+def _groups(head: Head) -> tuple[int, ...]:
+    """Return how many outputs each choice among actions is made of; () for heads that take values."""
+    return head.counts if isinstance(head, DiscreteHead) else ()
+
+
+def _feeds_others(graph: FrozenGraph, name: str) -> bool:
+    """Tell whether an output but the first depends on the node `name`."""
+    return any(
+        node.name == name for other in graph.output_names[1:] for node in _ancestors(graph, other).node
+    )
 
 
 def _fold_affine(graph: FrozenGraph, edited: Any, product: Any) -> bool:
@@ -142,7 +164,7 @@ def _affine_step(graph: FrozenGraph, name: str, size: int) -> tuple[str, Any, An
 def _add_bias(graph: FrozenGraph, edited: Any, product: Any, shift: NDArray[np.float64]) -> None:
     """Add `shift` to the bias that follows a MatMul, or give it one."""
     readers = [n for n in graph.graph_def.node if _reads(n, product.name)]
-    is_output = graph.output_name.split(":")[0] == product.name
+    is_output = product.name in {name.split(":")[0] for name in graph.output_names}
     if len(readers) == 1 and readers[0].op in ("BiasAdd", "AddV2", "Add") and not is_output:
         bias = _constant(graph, readers[0].input[1])
         if bias is not None and bias.shape == shift.shape:
@@ -202,9 +224,11 @@ def _shape(graph: FrozenGraph, name: str) -> tuple[int | None, ...] | None:
     return None if shape.rank is None else tuple(shape)
 
 
-def _centred(values: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
+def _centred(values: NDArray[np.float32], axis: int, groups: tuple[int, ...]) -> NDArray[np.float32]:
     wide = values.astype(np.float64)
-    return np.asarray(wide - wide.mean(axis=axis, keepdims=True), np.float32)
+    parts = np.split(wide, np.cumsum(groups)[:-1], axis=axis)
+    centred = [part - part.mean(axis=axis, keepdims=True) for part in parts]
+    return np.asarray(np.concatenate(centred, axis=axis), np.float32)
 
 
 def _behind(graph: FrozenGraph, name: str) -> Any:

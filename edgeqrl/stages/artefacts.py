@@ -1,25 +1,44 @@
 """What a bundle holds: names, and what reads them. Each artefact is written by the stage that makes it."""
 
-from collections.abc import Mapping
+import io
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from math import prod
 from typing import TYPE_CHECKING, Any
 
-from edgeqrl.agents.heads import DiscreteHead, Head, head_from_json, infer_head
+import numpy as np
+
+from edgeqrl.agents.agent import StateSpec
+from edgeqrl.agents.heads import (
+    Head,
+    ValueHead,
+    head_from_json,
+    head_to_json,
+    infer_head,
+    stated_head,
+)
+from edgeqrl.agents.options import AgentOptions
 from edgeqrl.bundle import Bundle
 from edgeqrl.calibrate import CalibrationSet
 from edgeqrl.environments import MakeEnv, spaces
-from edgeqrl.errors import DataError, UsageError
+from edgeqrl.errors import DataError, EdgeQRLError, UsageError
 from edgeqrl.files import from_json_bytes, to_json_bytes
+from edgeqrl.preprocessing import Preprocessing
 from edgeqrl.quantize.quantize import QuantizedPolicy
 from edgeqrl.quantize.scheme import Scheme
+from edgeqrl.recordings import read_arrays
+from edgeqrl.spaces import observation_parts
 
 if TYPE_CHECKING:
     from firmware_export.build import Firmware
+    from firmware_export.emit.golden import GoldenVectors
 
 REPORT_SCHEMA = "edgeqrl-report-2"
 CALIBRATION = "calibration.npz"
 TFLITE = "policy.tflite"
 FLOAT_TFLITE = "policy_float.tflite"
 GOLDEN = "golden.npz"
+GOLDEN_VERSION = 2  # 1, which does not say so, had no structs
 REPORT = "report.json"
 DIAGNOSIS = "diagnosis.json"
 FIRMWARE = "firmware/firmware.json"
@@ -45,6 +64,54 @@ def read_head(bundle: Bundle) -> Head:
         raise DataError(f"The manifest of '{bundle}' states a damaged head: {error!r}.") from error
 
 
+def policy_facts(agent: Any) -> dict[str, Any]:
+    """Return what the manifest says of an agent's way from raw observation to action."""
+    parts = agent.preprocessing.parts
+    facts: dict[str, Any] = {"head": head_to_json(agent.head)}
+    if len(parts) == 1:
+        facts["observation_shape"] = list(parts[0].shape)
+    if not agent.preprocessing.is_plain:
+        facts["preprocessing"] = agent.preprocessing.to_json()
+    if agent.states:
+        facts["states"] = [
+            {"name": spec.name, "shape": list(spec.shape), "initial": spec.initial} for spec in agent.states
+        ]
+    if agent.value_names:
+        facts["value_names"] = list(agent.value_names)
+    if options := agent.options.to_json():
+        facts["agent_options"] = options
+    return facts
+
+
+def read_preprocessing(bundle: Bundle) -> Preprocessing:
+    """Return what comes before the network; bundles of earlier versions have one plain observation."""
+    if "preprocessing" not in bundle.facts:
+        return Preprocessing.plain(bundle.fact("observation_shape"))
+    try:
+        return Preprocessing.from_json(bundle.facts["preprocessing"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"The manifest of '{bundle}' states a damaged preprocessing: {error!r}.") from error
+
+
+def read_states(bundle: Bundle) -> tuple[StateSpec, ...]:
+    """Return the recurrent states that the manifest states."""
+    try:
+        return tuple(
+            StateSpec(str(fact["name"]), tuple(int(n) for n in fact["shape"]), float(fact["initial"]))
+            for fact in bundle.facts.get("states", [])
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"The manifest of '{bundle}' states damaged states: {error!r}.") from error
+
+
+def read_agent_options(bundle: Bundle) -> AgentOptions:
+    """Return what was stated of the agent's model when it was loaded."""
+    try:
+        return AgentOptions.from_json(bundle.facts.get("agent_options", {}))
+    except (AttributeError, TypeError, ValueError, EdgeQRLError) as error:
+        raise DataError(f"The manifest of '{bundle}' states damaged options: {error!r}.") from error
+
+
 def read_quantized(bundle: Bundle) -> QuantizedPolicy:
     """Return the bundle's quantized policy; needs no TensorFlow."""
     return QuantizedPolicy(
@@ -52,10 +119,25 @@ def read_quantized(bundle: Bundle) -> QuantizedPolicy:
         float_tflite=bundle.read(FLOAT_TFLITE),
         head=read_head(bundle),
         scheme=Scheme.from_json(bundle.fact("scheme")),
-        observation_shape=tuple(bundle.fact("observation_shape")),
+        preprocessing=read_preprocessing(bundle),
         name=bundle.fact("name"),
         calibration_sha256=bundle.sha256_of(CALIBRATION),
         agent_sha256=bundle.fact("agent_sha256"),
+        states=read_states(bundle),
+        value_names=tuple(bundle.facts.get("value_names", ())),
+    )
+
+
+def open_float_side(quantized: QuantizedPolicy) -> AbstractContextManager[Any]:
+    """Open the float policy by the float `.tflite`; needs no TensorFlow."""
+    from edgeqrl.backends import open_float_policy
+
+    return open_float_policy(
+        quantized.float_tflite,
+        quantized.head,
+        quantized.preprocessing,
+        quantized.states,
+        quantized.value_names,
     )
 
 
@@ -82,6 +164,26 @@ def read_firmware(bundle: Bundle) -> "Firmware":
     if firmware.board != bundle.fact("board"):
         raise DataError(f"'{bundle}' states another board than its firmware was built for. Build again.")
     return firmware
+
+
+def golden_bytes(golden: "GoldenVectors") -> bytes:
+    """Return golden.npz."""
+    buffer = io.BytesIO()
+    np.savez(buffer, version=GOLDEN_VERSION, **vars(golden))
+    return buffer.getvalue()
+
+
+def read_golden(bundle: Bundle) -> "GoldenVectors":
+    """Return the golden vectors that were exported."""
+    from firmware_export.emit.golden import GoldenVectors
+
+    arrays = read_arrays(bundle.read(GOLDEN), f"'{bundle}/{GOLDEN}'")
+    if not np.array_equal(arrays.pop("version", 1), GOLDEN_VERSION):
+        raise DataError(f"'{bundle}/{GOLDEN}' is of another version of edgeqrl. Export again.")
+    try:
+        return GoldenVectors(**arrays)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"'{bundle}/{GOLDEN}' is damaged: {error}. Export again.") from error
 
 
 def control_period_of(bundle: Bundle) -> float | None:
@@ -135,14 +237,20 @@ def require_environment_fits(bundle: Bundle, make_env: MakeEnv | None) -> None:
     if make_env is None:
         return
     known = spaces(make_env)
+    given = observation_parts(known.observation_space)
+    taken = read_preprocessing(bundle).parts
+    if {part.name: prod(part.shape) for part in given} != {part.name: part.size for part in taken}:
+        raise UsageError(
+            f"Environment '{known.name}' gives observations {_shapes(given)}, but the policy of "
+            f"'{bundle}' takes {_shapes(taken, short=True)}. Is this its environment?"
+        )
     head = read_head(bundle)
-    shape = tuple(bundle.fact("observation_shape"))
-    fits = tuple(known.observation_space.shape or ()) == shape
-    if fits:
-        stated = "argmax" if isinstance(head, DiscreteHead) else "clip"
-        infer_head(known.action_space, head.num_outputs, ends_in_tanh=False, stated=stated)
-        return
-    raise UsageError(
-        f"Environment '{known.name}' gives observations of shape {known.observation_space.shape}, but the "
-        f"policy of '{bundle}' takes {shape}. Is this its environment?"
-    )
+    if not isinstance(head, ValueHead):
+        options = AgentOptions(head=stated_head(head))
+        infer_head(known.action_space, head.num_outputs, ends_in_tanh=False, options=options)
+
+
+def _shapes(parts: Sequence[Any], *, short: bool = False) -> str:
+    if [part.key for part in parts] == [""]:
+        return str(parts[0].shape) if short else f"of shape {parts[0].shape}"
+    return ", ".join(f"{part.name} {part.shape}" for part in parts)

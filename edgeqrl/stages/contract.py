@@ -5,11 +5,19 @@ from typing import Any
 
 from edgeqrl.agents.heads import Head
 from edgeqrl.bundle import Bundle
-from edgeqrl.contract import contract_facts, override, require_fail_safe, require_shape
+from edgeqrl.contract import contract_facts, override, require_fail_safe, require_parts
 from edgeqrl.environments import MakeEnv
 from edgeqrl.errors import DataError
 from edgeqrl.network.integer_policy import IntegerPolicy
-from edgeqrl.stages.artefacts import CONTRACT_SECTION, REPORT, TFLITE, read_head, read_report, write_report
+from edgeqrl.stages.artefacts import (
+    CONTRACT_SECTION,
+    REPORT,
+    TFLITE,
+    read_head,
+    read_preprocessing,
+    read_report,
+    write_report,
+)
 from edgeqrl.stages.settings import Settings
 from firmware_export.contract import CONTRACT_FILE, ContractFacts, PolicyContract
 
@@ -19,9 +27,9 @@ _CONTRACT = f"src/{CONTRACT_FILE}"
 
 def add_contract_facts(bundle: Bundle, make_env: MakeEnv | None, head: Head, settings: Settings) -> None:
     """Keep what is known of the policy's world in the manifest."""
-    shape = bundle.fact("observation_shape")
-    facts = contract_facts(make_env, settings.contract, observation_shape=shape, head=head)
-    bundle.facts[_FACT] = require_shape(facts, shape).to_json()
+    parts = read_preprocessing(bundle).parts
+    facts = contract_facts(make_env, settings.contract, parts=parts, head=head)
+    bundle.facts[_FACT] = require_parts(facts, parts).to_json()
 
 
 def read_contract_facts(bundle: Bundle) -> ContractFacts:
@@ -39,7 +47,7 @@ def state_contract(bundle: Bundle, settings: Settings) -> ContractFacts:
     facts = read_contract_facts(bundle)
     if settings.contract:
         facts = override(facts, settings.contract, read_head(bundle))
-        bundle.facts[_FACT] = require_shape(facts, bundle.fact("observation_shape")).to_json()
+        bundle.facts[_FACT] = require_parts(facts, read_preprocessing(bundle).parts).to_json()
     return facts
 
 

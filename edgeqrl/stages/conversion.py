@@ -1,25 +1,26 @@
 """The stages from agent to C: calibrate, quantize, export."""
 
-import io
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgeqrl.agents.agent import identifier
-from edgeqrl.agents.heads import head_to_json
+from edgeqrl.agents.heads import ValueHead
+from edgeqrl.backends.float_policy import WholeFloatPolicy
 from edgeqrl.backends.rows import differing_rows
 from edgeqrl.bundle import Bundle, new_bundle
 from edgeqrl.calibrate import CalibrationSet, calibrate, from_recorded
-from edgeqrl.environments import MakeEnv
-from edgeqrl.errors import BackendsDiffer, DataError
+from edgeqrl.environments import MakeEnv, spaces
+from edgeqrl.errors import BackendsDiffer, BoardFitError, DataError
 from edgeqrl.interfaces import Policy
 from edgeqrl.network.integer_policy import BareNetwork, IntegerPolicy
 from edgeqrl.network.read_tflite import read_tflite
 from edgeqrl.quantize.quantize import QuantizedPolicy, quantize
+from edgeqrl.random_policy import RandomActor
+from edgeqrl.recordings import Recorded
 from edgeqrl.stages.artefacts import (
     CALIBRATION,
     DIAGNOSIS,
@@ -30,6 +31,9 @@ from edgeqrl.stages.artefacts import (
     TFLITE,
     control_period_of,
     drop_firmware,
+    golden_bytes,
+    policy_facts,
+    read_head,
     read_quantized,
 )
 from edgeqrl.stages.contract import contract_for, report_contract
@@ -37,6 +41,8 @@ from edgeqrl.stages.settings import Progress, Settings, silent
 
 if TYPE_CHECKING:
     from firmware_export.board import Board
+
+_SIDE_BY_SIDE = 64  # episodes
 
 
 def add_agent(bundle: Bundle, agent: Any, files: Mapping[str, bytes]) -> None:
@@ -47,33 +53,36 @@ def add_agent(bundle: Bundle, agent: Any, files: Mapping[str, bytes]) -> None:
         "name": agent.name,
         "agent_sha256": agent.source_sha256,
         "weights_sha256": agent.weights_sha256,
-        "head": head_to_json(agent.head),
-        "observation_shape": list(agent.observation_shape),
+        **policy_facts(agent),
     }
 
 
 def add_calibration(
     bundle: Bundle,
-    float_policy: Policy,
+    float_policy: WholeFloatPolicy,
     settings: Settings,
     *,
     make_env: MakeEnv | None,
-    recorded: NDArray[np.float32] | None = None,
+    recorded: Recorded | None = None,
     progress: Progress = silent,
 ) -> CalibrationSet:
-    """Roll the float policy out, or take recorded observations, and keep the calibration set."""
+    """Roll the float policy out, or take recorded observations, and keep the calibration set.
+
+    A value network chooses no action: without a recording, it sees what random actions lead to.
+    """
     progress("calibrate", 0, 0)
     if recorded is not None:
         calibration = from_recorded(
             recorded,
             num_states=settings.calibration_states,
             seed=settings.calibration_seed,
-            observation_shape=bundle.facts["observation_shape"],
+            policy=float_policy,
         )
     else:
         assert make_env is not None
+        is_value = isinstance(read_head(bundle), ValueHead)
         calibration = calibrate(
-            float_policy,
+            RandomActor(float_policy, spaces(make_env).action_space) if is_value else float_policy,
             make_env,
             env_id=bundle.facts["environment"]["env_id"],
             num_episodes=settings.calibration_episodes,
@@ -115,27 +124,37 @@ def require_policy_fits(
 ) -> None:
     """Raise BoardFitError before minutes are spent on what cannot fit.
 
-    That is: if parameters and arena alone are larger than the board's memory, or if a step by the estimate
-    takes much longer than the control period (None: not known, not checked). What Linux or a vendor's SDK
-    adds is not known, and neither is what a step takes there.
+    That is: if parameters, arena and observation alone are larger than the board's memory, if an observation
+    is larger than a request can be, or if a step by the estimate takes much longer than the control period
+    (None: not known, not checked). What Linux or a vendor's SDK adds is not known, and neither is what a step
+    takes there.
     """
+    from edgeqrl.network.structs import observation_layout
     from firmware_export.board import require_firmware
+    from firmware_export.device.frames import MAX_PAYLOAD_BYTES
     from firmware_export.emit.arena import plan_arena
     from firmware_export.emit.params import build_params
     from firmware_export.fit import FirmwareSizes, estimate_instructions, require_fits, require_in_time
 
     network = policy.network
-    arena_bytes, params_bytes = plan_arena(network).total_bytes, len(build_params(policy))
+    arena_bytes = plan_arena(network).total_bytes + policy.memory_bytes
+    params_bytes = len(build_params(policy))
     if board.kind == "linux":  # its files lie on a card
         require_fits(FirmwareSizes(0, params_bytes + arena_bytes, 0), board)
         return
-    require_fits(FirmwareSizes(params_bytes, arena_bytes, 0), board)
+    observation_bytes = observation_layout(policy).num_bytes
+    require_fits(FirmwareSizes(params_bytes, arena_bytes + observation_bytes, 0), board)
     if board.kind == "library":
         return
     require_firmware(board)
-    num_elements = policy.observation.size + sum(
-        network.tensors[layer.output].size for layer in network.layers
-    )
+    if observation_bytes > MAX_PAYLOAD_BYTES - 4:
+        raise BoardFitError(
+            f"An observation of {observation_bytes:,} bytes does not fit a request to {board.name} "
+            f"({MAX_PAYLOAD_BYTES - 4:,} bytes): make the images smaller in the environment, with "
+            "--keep-wrapper, or export the C library without a board."
+        )
+    seen = (part.size // 3 if part.image else part.size for part in policy.parts)
+    num_elements = sum(seen) + sum(network.tensors[layer.output].size for layer in network.layers)
     require_in_time(
         estimate_instructions(network.num_macs, num_elements, board),
         board,
@@ -156,19 +175,44 @@ def require_bundle_fits(bundle: Bundle, board: "Board") -> None:
     require_policy_fits(policy, board, control_period_s=control_period_of(bundle))
 
 
-def require_backends_agree(policy: IntegerPolicy, host: Policy, observations: NDArray[np.float32]) -> None:
-    """Raise BackendsDiffer unless `host`, the exported C anywhere, acts as the reference does, to the bit."""
+def require_backends_agree(
+    policy: IntegerPolicy, host: Policy, calibration: CalibrationSet, *, most: int | None = None
+) -> None:
+    """Raise BackendsDiffer unless `host`, the exported C anywhere, acts as the reference does, to the bit.
+
+    Policies with memory go through the set as some episodes side by side, so that every step depends on
+    those before it; the bytes of their memory are compared too, where `host` shows them. Masks allow half
+    of the actions. `most`: of the set.
+    """
     from edgeqrl.backends.network_policy import NetworkPolicy
     from edgeqrl.network.reference import Reference
 
-    reference = NetworkPolicy(Reference(policy.network), policy.observation, policy.action, name="reference")
-    starts = np.zeros(len(observations), np.bool_)
-    expected, _ = reference.act(observations, None, episode_start=starts)
-    answered, _ = host.act(observations, None, episode_start=starts)
-    differing = len(differing_rows(answered, expected))
-    if differing:
+    reference = NetworkPolicy(Reference(policy.network), policy, name="reference")
+    count = len(calibration) if most is None else min(len(calibration), most)
+    side_by_side = min(_SIDE_BY_SIDE, getattr(host, "most_envs", _SIDE_BY_SIDE))
+    rows = min(count, side_by_side) if policy.has_memory else count
+    states: list[Any] = [None, None]
+    num_differing = num_asked = 0
+    for first in range(0, count - rows + 1, rows):
+        batch = calibration.rows(slice(first, first + rows))
+        masks = np.random.default_rng(first).random((rows, policy.num_masks)) < 0.5
+        answers = []
+        for i, backend in enumerate((reference, host)):
+            rng = [np.random.default_rng(row) for row in range(rows)]
+            starts = np.full(rows, first == 0 and policy.has_memory)
+            actions, states[i] = backend.act(
+                batch, states[i], episode_start=starts, action_masks=masks, rng=rng
+            )
+            answers.append(actions)
+        is_differing = np.zeros(rows, np.bool_)
+        is_differing[differing_rows(answers[1], answers[0])] = True
+        for ours, theirs in zip(*states, strict=False):  # a device keeps its memory to itself
+            is_differing |= (np.asarray(ours) != np.asarray(theirs)).reshape(rows, -1).any(axis=1)
+        num_differing += int(is_differing.sum())
+        num_asked += rows
+    if num_differing:
         raise BackendsDiffer(
-            f"{host.name} and reference act differently on {differing} of {len(expected)} observations. "
+            f"{host.name} and reference act differently on {num_differing} of {num_asked} observations. "
             "This is a fault of edgeqrl or of the compiler: please report it with the bundle."
         )
 
@@ -184,14 +228,11 @@ def add_sources(
     from firmware_export.emit import export_sources, make_golden
 
     contract = contract_for(bundle, policy, tflite, settings)
-    golden = make_golden(policy, calibration.observations[:NUM_GOLDEN])
-    arrays = {name: value for name, value in vars(golden).items() if value is not None}
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
+    golden = make_golden(policy, calibration.rows(slice(NUM_GOLDEN)))
     for earlier in (GOLDEN, "src/"):
         bundle.drop(earlier)
     drop_firmware(bundle)
-    bundle.add(GOLDEN, buffer.getvalue(), made_from=[TFLITE, CALIBRATION])
+    bundle.add(GOLDEN, golden_bytes(golden), made_from=[TFLITE, CALIBRATION])
     sources = export_sources(
         policy, tflite, golden=golden if settings.with_self_test else None, contract=contract
     )

@@ -1,23 +1,24 @@
 """The stage `diagnose`: what quantization costs, where and why. It gives no verdict."""
 
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeqrl import stages
-from edgeqrl.agents.heads import BoxHead, DiscreteHead, Head
+from edgeqrl.agents.heads import BoxHead, DiscreteHead, ValueHead
 from edgeqrl.backends.host_c import HostCPolicy
 from edgeqrl.bundle import Bundle
 from edgeqrl.calibrate import CalibrationSet
 from edgeqrl.diagnose.advice import advise, findings
-from edgeqrl.diagnose.blame import blame
-from edgeqrl.diagnose.coverage import coverage
-from edgeqrl.diagnose.robustness import robustness
+from edgeqrl.diagnose.blame import Blame, blame
+from edgeqrl.diagnose.coverage import Coverage, coverage
+from edgeqrl.diagnose.robustness import Robustness, robustness
 from edgeqrl.diagnose.simulated import NetworkPair
-from edgeqrl.diagnose.states import Steps, ask_both, play_both, worst_states
+from edgeqrl.diagnose.states import Steps, WorstStates, ask_both, play_both, worst_states
 from edgeqrl.environments import MakeEnv
 from edgeqrl.errors import DataError, UnsupportedOperatorError, UsageError, require_name
 from edgeqrl.files import to_json_bytes
@@ -38,6 +39,8 @@ DEFAULT_SEED = 40_000
 
 _NO_ENVIRONMENT = "Recorded observations tell no return; name an environment with --env."
 _LEFT_OUT = "Left out, as --without says."
+_NO_ACTIONS = "A value network chooses no actions, so there is nothing to play; the report has its values."
+_PLAYED = ("robustness", "blame")  # need an environment
 
 
 def diagnose_bundle(
@@ -50,105 +53,108 @@ def diagnose_bundle(
     stated: Mapping[str, Any] | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Diagnose a bundle by its two `.tflite` files; needs no TensorFlow.
+    """Look at everything that may explain a loss of return, and say what to try next.
+
+    It takes the bundle's two `.tflite` files; needs no TensorFlow.
 
     without  those of PARTS to leave out
     stated   the environment that the command line named, as EnvironmentSpec.to_json, for commands
     """
-    from edgeqrl.backends import open_float_policy
-
     for part in without:
         require_name("part of a diagnosis", part, PARTS)
     stages.require_environment_fits(bundle, make_env)
-    quantized = stages.read_quantized(bundle)
-    policy = quantized.integer_policy(is_masked=bundle.fact("is_masked"))
-    with open_float_policy(quantized.float_tflite, quantized.head) as float_policy:
-        return add_diagnosis(
-            bundle,
-            float_policy,
-            HostCPolicy(policy),
-            quantized,
-            policy,
-            make_env=make_env,
-            episodes=episodes,
-            seed=seed,
-            without=without,
-            stated=stated,
-            progress=progress,
-        )
-
-
-def add_diagnosis(
-    bundle: Bundle,
-    float_policy: Policy,
-    quantized_policy: Policy,
-    quantized: QuantizedPolicy,
-    policy: IntegerPolicy,
-    *,
-    make_env: MakeEnv | None,
-    episodes: int,
-    seed: int,
-    without: Collection[str] = (),
-    stated: Mapping[str, Any] | None = None,
-    progress: Progress = silent,
-) -> dict[str, Any]:
-    """Look at everything that may explain a loss of return, and say what to try next.
-
-    What cannot be made is `{"unavailable": sentence}` in its place; the rest goes on.
-    """
-    calibration = stages.read_calibration(bundle)
-    report = stages.read_report(bundle)
+    quantized, calibration = stages.read_quantized(bundle), stages.read_calibration(bundle)
     seeds = _fresh_seeds(bundle, calibration, seed, episodes)
     environment = stated or bundle.facts.get("environment")
-    diagnosis: dict[str, Any] = {
-        "schema": SCHEMA,
-        "environment": None if environment is None else environment["env_id"],
-        "backend": quantized_policy.name,
-        "float_backend": float_policy.name,
-    }
-    progress("play", 0, 0)
-    if make_env is None:
-        steps = ask_both(float_policy, quantized_policy, calibration.observations)
-        visited = steps.observations
-        diagnosis["returns"] = {"unavailable": _NO_ENVIRONMENT}
-    else:
-        diagnosis |= {"episodes": episodes, "seeds": {"first": seed, "count": episodes}}
-        record_diagnosis(bundle, seeds)
-        steps, visited, diagnosis["returns"] = _play(
-            float_policy, quantized_policy, make_env, seeds, progress
-        )
-    by_float = None if make_env is None else steps.observations
-    made = _Sections(without, has_environment=make_env is not None)
-    diagnosis["coverage"] = made.section(
-        "coverage",
-        lambda: coverage(policy, visited, by_float, progress=partial(progress, "coverage")),
-        needs_environment=False,
-    )
-    diagnosis["states"] = made.section(
-        "states",
-        lambda: _worst_states(float_policy, quantized_policy, policy, quantized.head, steps),
-        needs_environment=False,
-    )
-    diagnosis["robustness"] = made.section(
-        "robustness",
-        lambda: robustness(
-            float_policy,
-            quantized_policy,
-            _stated(make_env),
-            calibration.observations,
-            seeds=seeds,
-            progress=partial(progress, "robustness"),
-        ),
-    )
-    diagnosis["blame"] = made.section(
-        "blame",
-        lambda: _blame(quantized, _stated(make_env), seeds, partial(progress, "blame")),
-    )
-    case = case_of(bundle, calibration, stated)
+    policy = quantized.integer_policy(is_masked=bundle.fact("is_masked"))
+    with stages.open_float_side(quantized) as float_policy:
+        subject = _Subject(quantized, policy, float_policy, HostCPolicy(policy), make_env, seeds)
+        diagnosis: dict[str, Any] = {
+            "schema": SCHEMA,
+            "environment": None if environment is None else environment["env_id"],
+            "backend": subject.quantized_policy.name,
+            "float_backend": float_policy.name,
+            "activations": quantized.scheme.activations,
+        }
+        if subject.is_played:
+            diagnosis |= {"episodes": episodes, "seeds": {"first": seed, "count": episodes}}
+            record_diagnosis(bundle, seeds)
+        diagnosis |= _diagnosed(subject, calibration, without, progress)
+    case, report = case_of(bundle, calibration, stated), stages.read_report(bundle)
     diagnosis["findings"] = [found.to_json() for found in findings(case, report, diagnosis)]
     diagnosis["advice"] = advise(case, report, diagnosis).to_json()
     origin = [path for path in (stages.TFLITE, stages.FLOAT_TFLITE, stages.CALIBRATION) if bundle.has(path)]
     bundle.add(DIAGNOSIS, to_json_bytes(diagnosis), made_from=origin)
+    return diagnosis
+
+
+@dataclass(frozen=True, eq=False)
+class _Subject:
+    """The policy that is looked into, in float and quantized, and where it plays."""
+
+    quantized: QuantizedPolicy
+    policy: IntegerPolicy
+    float_policy: Policy
+    quantized_policy: Policy
+    make_env: MakeEnv | None
+    seeds: range
+
+    @property
+    def is_played(self) -> bool:
+        """Tell whether there are episodes: for all but value networks, where an environment is named."""
+        return self.make_env is not None and not isinstance(self.quantized.head, ValueHead)
+
+    @property
+    def hindrance(self) -> str | None:
+        """Say why states, robustness and blame cannot be looked into; None where they can."""
+        head, policy = self.quantized.head, self.policy
+        if isinstance(head, ValueHead):
+            return _NO_ACTIONS
+        if policy.has_memory:
+            return "Made for policies without memory: here an action also depends on the steps before it."
+        if not self.quantized.preprocessing.is_plain:
+            return "Made for one observation of float32 numbers that goes into the network as it is."
+        has_one_choice = isinstance(head, DiscreteHead) and head.is_single
+        if policy.values or not (has_one_choice or isinstance(head, BoxHead)):
+            return "Made for networks of one output that chooses one discrete action or continuous ones."
+        return None
+
+
+class _Seen(NamedTuple):
+    """What both policies did; what is None was not looked at."""
+
+    returns: dict[str, Any]
+    steps: Steps | None = None  # in the float policy's states
+    visited: NDArray[np.float32] | None = None  # by the quantized one
+
+
+def _diagnosed(
+    subject: _Subject, calibration: CalibrationSet, without: Collection[str], progress: Progress
+) -> dict[str, Any]:
+    """Return what both policies returned, and each of PARTS.
+
+    What cannot be made is `{"unavailable": sentence}` in its place; the rest goes on.
+    """
+    progress("play", 0, 0)
+    seen = _seen(subject, calibration, progress)
+    make: dict[str, Callable[[Callable[[int, int], None]], Any]] = {
+        "coverage": lambda told: _coverage(subject, seen, told),
+        "states": lambda _: _worst_states(subject, seen),
+        "robustness": lambda told: _robustness(subject, calibration, told),
+        "blame": lambda told: _blame(subject, told),
+    }
+    diagnosis = {"returns": seen.returns}
+    for part in PARTS:
+        why = _LEFT_OUT if part in without else subject.hindrance
+        if why is None and part in _PLAYED and subject.make_env is None:
+            why = _NO_ENVIRONMENT
+        if why is None:
+            try:
+                diagnosis[part] = make[part](partial(progress, part)).to_json()
+            except (DataError, UnsupportedOperatorError, UsageError) as error:
+                why = str(error)
+        if why is not None:
+            diagnosis[part] = {"unavailable": why}
     return diagnosis
 
 
@@ -166,75 +172,81 @@ def _fresh_seeds(bundle: Bundle, calibration: CalibrationSet, seed: int, episode
     return seeds
 
 
-def _play(
-    float_policy: Policy, quantized_policy: Policy, make_env: MakeEnv, seeds: range, progress: Progress
-) -> tuple[Steps, NDArray[np.float32], dict[str, Any]]:
-    """Return the float policy's steps, what the quantized one observed, and what both returned."""
-    total = 2 * len(seeds)
-    steps, in_float = play_both(
-        float_policy,
-        quantized_policy,
-        make_env,
-        seeds,
-        progress=lambda done, _: progress("play", done, total),
-    )
-    played = rollout(
-        quantized_policy,
-        make_env,
-        seeds,
-        keep_observations=True,
-        progress=lambda done, _: progress("play", len(seeds) + done, total),
-    )
-    assert played.observations is not None
-    both = in_float.episode_returns, played.episode_returns
-    named = {"float_return": both[0], "quantized_return": both[1], "return_drop": both[0] - both[1]}
-    returns = {name: bootstrap_interval(found, seed=seeds[0]).to_json() for name, found in named.items()}
-    return steps, np.concatenate(played.observations), returns
+def _seen(subject: _Subject, calibration: CalibrationSet, progress: Progress) -> _Seen:
+    """Let both policies play, or ask them on the recorded observations where there is no environment."""
+    both = subject.float_policy, subject.quantized_policy
+    make_env, seeds, is_examined = subject.make_env, subject.seeds, subject.hindrance is None
+    if make_env is None:
+        unknown = {"unavailable": _NO_ENVIRONMENT}
+        if not is_examined:
+            return _Seen(unknown)
+        asked = ask_both(*both, np.asarray(calibration.observations))
+        return _Seen(unknown, asked, asked.observations)
+    if not subject.is_played:
+        return _Seen({"unavailable": subject.hindrance})
+
+    def told(done: int, _: int, before: int = 0) -> None:
+        progress("play", before + done, 2 * len(seeds))
+
+    steps: Steps | None = None
+    if is_examined:
+        steps, in_float = play_both(*both, make_env, seeds, progress=told)
+    else:
+        in_float = rollout(both[0], make_env, seeds, progress=told)
+    after = partial(told, before=len(seeds))
+    played = rollout(both[1], make_env, seeds, keep_observations=is_examined, progress=after)
+    returns = _intervals(in_float.episode_returns, played.episode_returns, seeds)
+    visited = None if played.observations is None else np.concatenate(played.observations)
+    return _Seen(returns, steps, visited)
 
 
-def _worst_states(
-    float_policy: Policy, quantized_policy: Policy, policy: IntegerPolicy, head: Head, steps: Steps
-) -> Any:
+def _intervals(in_float: NDArray[np.float64], quantized: NDArray[np.float64], seeds: range) -> dict[str, Any]:
+    named = {"float_return": in_float, "quantized_return": quantized, "return_drop": in_float - quantized}
+    return {name: bootstrap_interval(found, seed=seeds[0]).to_json() for name, found in named.items()}
+
+
+def _coverage(subject: _Subject, seen: _Seen, progress: Callable[[int, int], None]) -> Coverage:
+    assert seen.visited is not None
+    assert seen.steps is not None
+    in_float = None if subject.make_env is None else seen.steps.observations
+    return coverage(subject.policy, seen.visited, in_float, progress=progress)
+
+
+def _worst_states(subject: _Subject, seen: _Seen) -> WorstStates:
+    head, steps = subject.quantized.head, seen.steps
+    assert steps is not None
     if isinstance(head, BoxHead):
         return worst_states(steps, span=(np.array(head.high) - np.array(head.low)).reshape(head.shape))
     assert isinstance(head, DiscreteHead)
+    in_float, quantized = (
+        policy.outputs if isinstance(policy, ScoringPolicy) else None
+        for policy in (subject.float_policy, subject.quantized_policy)
+    )
+    network = subject.policy.network
     return worst_states(
         steps,
-        float_outputs=float_policy.outputs if isinstance(float_policy, ScoringPolicy) else None,
-        quantized_outputs=quantized_policy.outputs if isinstance(quantized_policy, ScoringPolicy) else None,
-        quantization_step=policy.network.tensors[policy.network.outputs[0]].scale,
-        first_action=head.start,
+        float_outputs=in_float,
+        quantized_outputs=quantized,
+        quantization_step=network.tensors[network.outputs[0]].scale,
+        first_action=head.starts[0],
     )
 
 
-def _blame(
-    quantized: QuantizedPolicy, make_env: MakeEnv, seeds: range, progress: Callable[[int, int], None]
-) -> Any:
-    pair = NetworkPair(quantized.float_tflite, quantized.tflite)
-    return blame(pair, quantized.head, make_env, seeds=seeds, progress=progress)
+def _robustness(
+    subject: _Subject, calibration: CalibrationSet, progress: Callable[[int, int], None]
+) -> Robustness:
+    assert subject.make_env is not None
+    return robustness(
+        subject.float_policy,
+        subject.quantized_policy,
+        subject.make_env,
+        np.asarray(calibration.observations),
+        seeds=subject.seeds,
+        progress=progress,
+    )
 
 
-class _Sections:
-    """Makes the sections of a diagnosis, or says in a sentence why one cannot be made."""
-
-    def __init__(self, without: Collection[str], *, has_environment: bool) -> None:
-        self._without, self._has_environment = without, has_environment
-
-    def section(
-        self, name: str, make: Callable[[], Any], *, needs_environment: bool = True
-    ) -> dict[str, Any]:
-        """Return what `make().to_json()` gives."""
-        if name in self._without:
-            return {"unavailable": _LEFT_OUT}
-        if needs_environment and not self._has_environment:
-            return {"unavailable": _NO_ENVIRONMENT}
-        try:
-            found: dict[str, Any] = make().to_json()
-        except (DataError, UnsupportedOperatorError, UsageError) as error:
-            return {"unavailable": str(error)}
-        return found
-
-
-def _stated(make_env: MakeEnv | None) -> MakeEnv:
-    assert make_env is not None
-    return make_env
+def _blame(subject: _Subject, progress: Callable[[int, int], None]) -> Blame:
+    assert subject.make_env is not None
+    pair = NetworkPair(subject.quantized.float_tflite, subject.quantized.tflite)
+    return blame(pair, subject.quantized.head, subject.make_env, seeds=subject.seeds, progress=progress)

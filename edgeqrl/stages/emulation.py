@@ -1,16 +1,15 @@
 """The stage `emulate`: what was built for a board, run in an emulator beside the C on this host."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from edgeqrl.agents.heads import ValueHead
 from edgeqrl.backends.host_c import HostCPolicy
 from edgeqrl.bundle import Bundle
+from edgeqrl.calibrate import CalibrationSet
 from edgeqrl.data import data_folder
 from edgeqrl.emulate import DeviceRun, emulate
 from edgeqrl.environments import MakeEnv
@@ -21,6 +20,7 @@ from edgeqrl.stages.artefacts import (
     REALTIME,
     TFLITE,
     control_period_of,
+    read_head,
     read_report,
     read_sources,
     write_report,
@@ -46,52 +46,66 @@ def add_emulation(
     settings: Settings,
     *,
     make_env: MakeEnv | None,
-    observations: NDArray[np.float32],
+    calibration: CalibrationSet,
     firmware: "Firmware | None" = None,
     engine: str | None = None,
     progress: Progress = silent,
 ) -> DeviceRun | None:
     """Run what was built for the board in an emulator (see `plan_emulation`) and compare it with host C.
 
-    `firmware` is None for Linux; the instructions of a step are counted in its very ELF.
+    `firmware` is None for Linux; the instructions of a step are counted in its very ELF. A value network
+    chooses no actions: it is asked the calibration's observations and plays no episodes.
     """
-    from firmware_export.device.client import Device
-    from firmware_export.emulators.memory_link import MemoryLink
     from firmware_export.emulators.plan import plan_emulation
 
     plan = plan_emulation(board, engine)
     progress("emulate", 0, 0)
     run = None
-    replaced: tuple[str, ...] = ("emulation",)
-    sections: dict[str, Any] = {}
+    first, count = settings.emulation_seed, settings.emulated_episodes
+    with _emulated(bundle, policy, board, firmware, plan, calibration) as (device, rows, sections):
+        require_backends_agree(policy, device, calibration, most=NUM_GOLDEN)
+        if make_env is not None and count > 0 and not isinstance(read_head(bundle), ValueHead):
+            run = emulate(
+                device,
+                host,
+                make_env,
+                seeds=range(first, first + count),
+                plan=plan,
+                self_test_rows=rows,
+                progress=partial(progress, "emulate"),
+            )
+            sections["emulation"] = run.to_json()
+    replaced = ("emulation",) if firmware is None else FIRMWARE_SECTIONS
+    kept = {name: found for name, found in read_report(bundle).items() if name not in replaced}
+    write_report(bundle, kept | sections)
+    return run
+
+
+@contextmanager
+def _emulated(
+    bundle: Bundle,
+    policy: IntegerPolicy,
+    board: "Board",
+    firmware: "Firmware | None",
+    plan: "EmulationPlan",
+    calibration: CalibrationSet,
+) -> Iterator[tuple[Any, int, dict[str, Any]]]:
+    """Start what was built; yield its policy, the rows of its boot self-test and the report's sections."""
+    from firmware_export.device.client import Device
+    from firmware_export.emulators.memory_link import MemoryLink
+
     with ExitStack() as stack:
         device: Any = None
+        sections: dict[str, Any] = {}
         if firmware is not None:
-            replaced = FIRMWARE_SECTIONS
-            counted, sections = _counted(bundle, policy, board, firmware, observations)
-            device = stack.enter_context(counted)
+            device, sections = _counted(bundle, policy, board, firmware, calibration)
+            stack.enter_context(device)
         if plan.boots:
             device = stack.enter_context(_booted(bundle, policy, board, firmware, plan))
             rows = _self_tested(device.device)
         else:
             rows = _self_tested(Device(MemoryLink(device.emulated), f"the emulated {device.name}"))
-        require_backends_agree(policy, device, observations[:NUM_GOLDEN])
-        if make_env is not None and settings.emulated_episodes > 0:
-            first = settings.emulation_seed
-            run = emulate(
-                device,
-                host,
-                make_env,
-                seeds=range(first, first + settings.emulated_episodes),
-                plan=plan,
-                self_test_rows=rows,
-                progress=partial(progress, "emulate"),
-            )
-    if run is not None:
-        sections["emulation"] = run.to_json()
-    kept = {name: found for name, found in read_report(bundle).items() if name not in replaced}
-    write_report(bundle, kept | sections)
-    return run
+        yield device, rows, sections
 
 
 def _counted(
@@ -99,48 +113,58 @@ def _counted(
     policy: IntegerPolicy,
     board: "Board",
     firmware: "Firmware",
-    observations: NDArray[np.float32],
+    calibration: CalibrationSet,
 ) -> tuple["EmulatedPolicy", dict[str, Any]]:
     """Return the policy in the very ELF on its emulated core, and the report's sections of what it takes."""
     from edgeqrl.backends.emulated import EmulatedPolicy
     from firmware_export.emit.arena import plan_arena
-    from firmware_export.fit import estimate_us, require_in_time, timing_model
+    from firmware_export.fit import require_in_time
     from firmware_export.realtime import count_steps, realtime_sheet, realtime_text
 
-    period, in_ram = control_period_of(bundle), firmware.runs_from_ram
+    period = control_period_of(bundle)
     device = EmulatedPolicy(firmware, policy, board)
     try:
-        count = count_steps([device.profile(row) for row in observations[[0, -1]]])
-        require_in_time(count.instructions, board, period, runs_from_ram=in_ram)
+        count = count_steps([device.profile(_one(calibration, row)) for row in (0, len(calibration) - 1)])
+        require_in_time(count.instructions, board, period, runs_from_ram=firmware.runs_from_ram)
     except BaseException:
         device.close()
         raise
-    sections = {
-        "firmware": {
-            "board": board.name,
-            "core": board.core,
-            "compiler": firmware.compiler,
-            **asdict(firmware.sizes),
-            "flash_available_bytes": board.available_bytes("flash"),
-            "ram_available_bytes": board.available_bytes("ram"),
-            "instructions": count.instructions,
-            "estimate": {
-                "us": estimate_us(count.instructions, board, runs_from_ram=in_ram),
-                "model": timing_model(board, runs_from_ram=in_ram).name,
-                "clock_hz": board.clock_hz,
-            },
+    sheet = realtime_sheet(
+        firmware,
+        board,
+        arena_bytes=plan_arena(policy.network).total_bytes,
+        control_period_s=period,
+        count=count,
+    )
+    bundle.add(REALTIME, realtime_text(sheet).encode(), made_from=[f"firmware/{firmware.name}.elf"])
+    return device, {"firmware": _firmware_facts(firmware, board, count.instructions), "realtime": sheet}
+
+
+def _firmware_facts(firmware: "Firmware", board: "Board", instructions: int) -> dict[str, Any]:
+    """Return the report's section `firmware`."""
+    from firmware_export.fit import estimate_us, timing_model
+
+    in_ram = firmware.runs_from_ram
+    return {
+        "board": board.name,
+        "core": board.core,
+        "compiler": firmware.compiler,
+        **asdict(firmware.sizes),
+        "flash_available_bytes": board.available_bytes("flash"),
+        "ram_available_bytes": board.available_bytes("ram"),
+        "instructions": instructions,
+        "estimate": {
+            "us": estimate_us(instructions, board, runs_from_ram=in_ram),
+            "model": timing_model(board, runs_from_ram=in_ram).name,
+            "clock_hz": board.clock_hz,
         },
-        "realtime": realtime_sheet(
-            firmware,
-            board,
-            arena_bytes=plan_arena(policy.network).total_bytes,
-            control_period_s=period,
-            count=count,
-        ),
     }
-    text = realtime_text(sections["realtime"])
-    bundle.add(REALTIME, text.encode(), made_from=[f"firmware/{firmware.name}.elf"])
-    return device, sections
+
+
+def _one(calibration: CalibrationSet, row: int) -> Any:
+    """Return one observation, or its parts by name."""
+    found = calibration.rows(slice(row, row + 1))
+    return {name: part[0] for name, part in found.items()} if isinstance(found, Mapping) else found[0]
 
 
 def _self_tested(device: "Device") -> int:

@@ -1,9 +1,6 @@
 """The stages of a board that runs Linux: a folder to be deployed, and its emulation."""
 
-import io
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from edgeqrl.bundle import Bundle
 from edgeqrl.errors import DataError
@@ -14,6 +11,7 @@ from edgeqrl.stages.artefacts import (
     LINUX_PACKAGE,
     TFLITE,
     drop_firmware,
+    read_golden,
     read_quantized,
     read_report,
     read_sources,
@@ -25,7 +23,6 @@ from edgeqrl.stages.settings import Progress, Settings, silent
 
 if TYPE_CHECKING:
     from firmware_export.board import Board
-    from firmware_export.emit.golden import GoldenVectors
     from firmware_export.linux.package import LinuxPackage
 
 
@@ -41,7 +38,7 @@ def add_linux_package(
     compiler = linux_compiler(settings.compiler)
     quantized = read_quantized(bundle)
     policy = quantized.integer_policy(is_masked=bundle.fact("is_masked"))
-    sources, golden = read_sources(bundle), _read_golden(bundle)
+    sources, golden = read_sources(bundle), read_golden(bundle)
     package = linux_package(policy, sources, quantized.tflite, golden, board, compiler)
     drop_firmware(bundle)
     origin = [TFLITE, GOLDEN, *(path for path in bundle.artefacts if path.startswith("src/"))]
@@ -77,16 +74,6 @@ def can_emulate_linux() -> bool:
     from firmware_export.emulators.qemu_user import find_qemu_user
 
     return find_qemu_user() is not None
-
-
-def _read_golden(bundle: Bundle) -> "GoldenVectors":
-    from firmware_export.emit.golden import GoldenVectors
-
-    try:
-        with np.load(io.BytesIO(bundle.read(GOLDEN)), allow_pickle=False) as arrays:
-            return GoldenVectors(**dict(arrays))
-    except (KeyError, OSError, TypeError, ValueError) as error:
-        raise DataError(f"'{bundle}/{GOLDEN}' is damaged: {error}. Export again.") from error
 
 
 def _libraries(package: "LinuxPackage") -> dict[str, int]:

@@ -2,11 +2,9 @@
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from edgeqrl.backends.host_c import HostCPolicy
 from edgeqrl.bundle import Bundle
+from edgeqrl.calibrate import CalibrationSet
 from edgeqrl.environments import MakeEnv
 from edgeqrl.errors import UsageError
 from edgeqrl.network.integer_policy import IntegerPolicy
@@ -32,7 +30,7 @@ def add_target(
     settings: Settings,
     *,
     make_env: MakeEnv | None,
-    observations: NDArray[np.float32],
+    calibration: CalibrationSet,
     progress: Progress = silent,
 ) -> None:
     """Build for the board what it gets, and emulate it.
@@ -51,7 +49,7 @@ def add_target(
         host,
         settings,
         make_env=make_env,
-        observations=observations,
+        calibration=calibration,
         progress=progress,
     )
 

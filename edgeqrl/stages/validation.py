@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 from edgeqrl import stages
+from edgeqrl.agents.heads import ValueHead
 from edgeqrl.bundle import Bundle
 from edgeqrl.calibrate import CalibrationSet
 from edgeqrl.diagnose.advice import advise
@@ -12,6 +13,8 @@ from edgeqrl.diagnose.case import PLACE, Case
 from edgeqrl.environments import EnvironmentSpec, MakeEnv
 from edgeqrl.errors import UsageError
 from edgeqrl.interfaces import Policy
+from edgeqrl.network.edges import AffineEdge, decode_actions
+from edgeqrl.quantize.samples import network_samples, run_both
 from edgeqrl.stages import Progress, Settings, silent
 from edgeqrl.stages.artefacts import CONTRACT_SECTION
 from edgeqrl.stages.ledger import (
@@ -22,7 +25,13 @@ from edgeqrl.stages.ledger import (
     record_judgement,
 )
 from edgeqrl.validate.criteria import Verdict
+from edgeqrl.validate.values import value_agreement
 from edgeqrl.validate.verdict import agreement_on, validate
+
+_NO_ACTIONS = (
+    "A value network chooses no actions, so there is no return to judge and no verdict; "
+    "the section `values` says how far its values and their order differ."
+)
 
 
 def add_validation(
@@ -45,43 +54,98 @@ def add_validation(
     """
     progress("validate", 0, 0)
     earlier = stages.read_report(bundle)
-    if make_env is None:
+    report: dict[str, Any]
+    if isinstance(stages.read_head(bundle), ValueHead):
+        names = {"backend": quantized_policy.name, "float_backend": float_policy.name}
+        report = {"verdict": None, "sentence": _NO_ACTIONS, **names}
+    elif make_env is None:
         report = agreement_on(float_policy, quantized_policy, calibration.observations).to_json()
     else:
-        declared = settings.declared
-        judgement = find_judgement(
+        report = _judged(
             bundle,
-            policy_sha256=bundle.sha256_of(stages.TFLITE),
-            environment=stated or bundle.fact("environment"),
-            backends=(quantized_policy.name, float_policy.name),
-            declared=declared,
-            seed=settings.validation_seed,
-        )
-        report = validate(
             float_policy,
             quantized_policy,
+            settings,
             make_env,
-            declared=declared,
-            num_episodes=max(settings.episodes, judgement.num_played),
-            judgement=judgement.number,
-            seed=judgement.seed,
-            other_seeds=[
-                *calibration.seeds,
-                *judged_seeds(bundle, but=judgement.number),
-                *diagnosed_seeds(bundle),
-            ],
-            progress=partial(progress, "validate"),
-        ).to_json()
-        if report["verdict"] != Verdict.NOTHING_TO_PRESERVE:  # else nothing was judged
-            record_judgement(bundle, judgement, declared, report["seeds"], report["verdict"])
-        report["judgements"] = len(judgements_of(bundle))
+            calibration=calibration,
+            environment=stated or bundle.fact("environment"),
+            progress=progress,
+        )
     report |= {"head": bundle.fact("head"), "scheme": bundle.fact("scheme"), **more()}
+    report |= value_facts(bundle, calibration)
     advice = advise(case_of(bundle, calibration, stated), report)
     report["next"] = {"sentence": advice.sentence, "command": advice.command}
     others = (CONTRACT_SECTION, *stages.FIRMWARE_SECTIONS)
     kept = {name: found for name, found in earlier.items() if name in others}
     stages.write_report(bundle, report | kept)
     return report
+
+
+def _judged(
+    bundle: Bundle,
+    float_policy: Policy,
+    quantized_policy: Policy,
+    settings: Settings,
+    make_env: MakeEnv,
+    *,
+    calibration: CalibrationSet,
+    environment: Mapping[str, Any],
+    progress: Progress,
+) -> dict[str, Any]:
+    """Judge by episodes, as the ledger says which judgement it is, and write it there."""
+    declared = settings.declared
+    judgement = find_judgement(
+        bundle,
+        policy_sha256=bundle.sha256_of(stages.TFLITE),
+        environment=environment,
+        backends=(quantized_policy.name, float_policy.name),
+        declared=declared,
+        seed=settings.validation_seed,
+    )
+    others = (*judged_seeds(bundle, but=judgement.number), *diagnosed_seeds(bundle))
+    report = validate(
+        float_policy,
+        quantized_policy,
+        make_env,
+        declared=declared,
+        num_episodes=max(settings.episodes, judgement.num_played),
+        judgement=judgement.number,
+        seed=judgement.seed,
+        other_seeds=[*calibration.seeds, *others],
+        progress=partial(progress, "validate"),
+    ).to_json()
+    if report["verdict"] != Verdict.NOTHING_TO_PRESERVE:  # else nothing was judged
+        record_judgement(bundle, judgement, declared, report["seeds"], report["verdict"])
+    report["judgements"] = len(judgements_of(bundle))
+    return report
+
+
+def value_facts(bundle: Bundle, calibration: CalibrationSet) -> dict[str, Any]:
+    """Return the section `values`: how the integer network's values differ, on the calibration's rows.
+
+    The networks are given the same rows, states included. Empty for policies without values.
+    """
+    quantized = stages.read_quantized(bundle)
+    policy = quantized.integer_policy(is_masked=bundle.fact("is_masked"))
+    edges = {value.name: (value.output, value.edge) for value in policy.values}
+    if isinstance(quantized.head, ValueHead):
+        assert isinstance(policy.action, AffineEdge)
+        edges = {quantized.head.output_names[0]: (policy.network.outputs[0], policy.action), **edges}
+    if not edges:
+        return {}
+    samples = network_samples(quantized, calibration)
+    in_float, integers = run_both(quantized, samples)
+    agreements, is_alone = {}, isinstance(quantized.head, ValueHead)
+    states = "recorded" if not calibration.seeds else "random actions" if is_alone else "policy"
+    for name, (output, edge) in edges.items():
+        decoded = decode_actions(edge, integers[output])
+        columns = decoded.reshape(len(decoded), -1).T
+        wanted = in_float[output].reshape(len(decoded), -1).T
+        step = policy.network.tensors[output].scale
+        for at, (exact, found) in enumerate(zip(wanted, columns, strict=True)):
+            label = name if len(columns) == 1 else f"{name}_{at}"
+            agreements[label] = value_agreement(label, exact, found, step=step, states=states).to_json()
+    return {"values": agreements}
 
 
 def case_of(bundle: Bundle, calibration: CalibrationSet, stated: Mapping[str, Any] | None = None) -> Case:

@@ -3,8 +3,9 @@
 Reported, never decided on: action errors mislead, returns do not.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from sys import maxsize
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -140,9 +141,10 @@ class ShadowedPolicy:
     def __init__(self, leader: Policy, follower: Policy, counter: Counter) -> None:
         self.name = leader.name
         self._leader, self._follower, self._counter = leader, follower, counter
+        self.most_envs = min(int(getattr(policy, "most_envs", maxsize)) for policy in (leader, follower))
         self._num_leader_arrays = 0
         # The follower draws the same numbers from a copy, so that it does not disturb the leader.
-        self._twins = DerivedGenerators(_twin)
+        self._twins = DerivedGenerators(twin)
 
     def act(
         self,
@@ -168,14 +170,21 @@ class ShadowedPolicy:
         return actions, (*own, *other)
 
 
-def ask_recorded(policy: Policy, observations: NDArray[np.float32]) -> None:
-    """Show a policy recorded observations [N, *shape], each taken as the start of an episode."""
-    if len(observations) < 1:
+def ask_recorded(policy: Policy, observations: NDArray[Any] | Mapping[str, NDArray[Any]]) -> None:
+    """Show a policy recorded observations [N, *shape], or their parts by name.
+
+    Each is taken as the start of an episode; so a policy with memory shows only what it does at first.
+    """
+    arrays = observations if isinstance(observations, Mapping) else {"": observations}
+    count = len(next(iter(arrays.values())))
+    if count < 1:
         raise DataError("There are no recorded observations to compare the policies on.")
-    for first in range(0, len(observations), _BATCH):
-        batch = np.asarray(observations[first : first + _BATCH], np.float32)
-        generators = [np.random.default_rng(first + row) for row in range(len(batch))]
-        policy.act(batch, None, episode_start=np.ones(len(batch), np.bool_), rng=generators)
+    for first in range(0, count, _BATCH):
+        rows = {name: values[first : first + _BATCH] for name, values in arrays.items()}
+        batch: Any = rows if isinstance(observations, Mapping) else rows[""]
+        size = min(_BATCH, count - first)
+        generators = [np.random.default_rng(first + row) for row in range(size)]
+        policy.act(batch, None, episode_start=np.ones(size, np.bool_), rng=generators)
 
 
 class DerivedGenerators:
@@ -197,12 +206,12 @@ class DerivedGenerators:
         return [self._derived[generator] for generator in rng]
 
 
-def _twin(generator: np.random.Generator) -> np.random.Generator:
+def twin(generator: np.random.Generator) -> np.random.Generator:
     """Return a copy that also knows its seed, which `deepcopy` forgets before NumPy 2."""
     source: Any = generator.bit_generator
-    twin = type(source)(source.seed_seq)
-    twin.state = source.state
-    return np.random.Generator(twin)
+    copied = type(source)(source.seed_seq)
+    copied.state = source.state
+    return np.random.Generator(copied)
 
 
 def _are_integers(*batches: NDArray[Any]) -> bool:

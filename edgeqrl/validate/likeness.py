@@ -4,7 +4,7 @@ Reported, to explain a verdict; of all this only chatter is ever decided on. `N`
 of one episode.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from edgeqrl.errors import AgentError
 from edgeqrl.rollout import Rollout
+from edgeqrl.spaces import class_counts
 from edgeqrl.validate.agreement import Agreement, Spread, spread
 from edgeqrl.validate.chatter import Chatter, chatter, first_divergence, mean_chatter
 
@@ -24,7 +25,7 @@ _SUM_TOLERANCE = 1e-3  # of a float row that is a distribution
 _GRID = 1 / 256  # the step of an int8 softmax, by TFLite's rules
 _RANKED_STEPS = 512  # of each policy, to choose among many features
 
-Outputs = Callable[[NDArray[Any]], NDArray[np.float32]]  # observations [N, *shape] -> [N, num_outputs]
+Outputs = Callable[[Any], NDArray[np.float32]]  # observations [N, *shape], or their parts -> [N, num_outputs]
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Divergence:
 class Shift:
     """How far apart the values lie that two policies visit, in standard deviations of the float policy's."""
 
-    index: int  # of the feature, in the flattened observation
+    index: int  # of the feature, in the flattened observation, its parts one after another
     distance: float  # Wasserstein-1, between the float and the quantized policy
     noise: float | None  # the same between the float policy's odd and even episodes; None for one episode
 
@@ -61,7 +62,7 @@ class Likeness:
     action_agreement: float  # share of steps, in [0, 1]; this line and the next as in Agreement
     action_error: float | None
     action_error_by_dimension: tuple[Spread, ...] | None  # |difference| in action units; None for discrete
-    regret: Regret | None  # discrete only
+    regret: Regret | None  # discrete only; of several choices the sum, as for kl
     kl: Spread | None  # discrete only, in nats
     chatter: dict[str, Chatter] | None  # "float" and "quantized", each in its own episodes: means over them
     divergence: Divergence
@@ -98,11 +99,13 @@ def likeness(
     if float_played.seeds != quantized_played.seeds:
         raise ValueError("the episodes are not paired: the seeds differ")
     regret = kl = None
-    is_discrete = getattr(action_space, "low", None) is None
-    if is_discrete and float_outputs is not None and quantized_outputs is not None:
-        wanted = _all_outputs(float_outputs, float_played.observations)
-        found = _all_outputs(quantized_outputs, float_played.observations)
-        regret, kl = regret_of(wanted, found), spread(kl_divergence(wanted, found))
+    counts = class_counts(action_space)
+    if counts is not None and float_outputs is not None and quantized_outputs is not None:
+        wanted = _choices(_all_outputs(float_outputs, float_played.observations), counts)
+        found = _choices(_all_outputs(quantized_outputs, float_played.observations), counts)
+        if wanted and len(wanted) == len(found):
+            regret = regret_of(np.concatenate(wanted, axis=1), np.concatenate(found, axis=1), counts)
+            kl = spread(np.sum([kl_divergence(*pair) for pair in zip(wanted, found, strict=True)], axis=0))
     pairs = list(zip(float_played.actions, quantized_played.actions, strict=True))
     restless = {
         name: mean_chatter(chatter(actions, action_space) for actions in played.actions or ())
@@ -123,16 +126,25 @@ def likeness(
     )
 
 
-def regret_of(float_outputs: NDArray[Any], quantized_outputs: NDArray[Any]) -> Regret:
+def regret_of(
+    float_outputs: NDArray[Any], quantized_outputs: NDArray[Any], counts: Sequence[int] | None = None
+) -> Regret:
     """Return the regret of taking the best of the quantized instead of the float outputs [N, num_actions].
 
-    regret = F[argmax F] - F[argmax Q] of each row, F and Q its outputs; the lowest index wins a tie.
+    regret = F[argmax F] - F[argmax Q] of each row, F and Q its outputs; the lowest index wins a tie. Of
+    several choices, with `counts` outputs each, it is their sum, and the gap that of the closest choice.
     """
-    wanted = float_outputs.astype(np.float64)
-    choice = np.argmax(quantized_outputs, axis=1)[:, None]
-    lost = spread(wanted.max(axis=1) - np.take_along_axis(wanted, choice, axis=1)[:, 0])
-    best = np.sort(wanted, axis=1)[:, -2:]
-    return Regret(lost.mean, lost.p95, lost.max, float(np.median(best[:, -1] - best[:, 0])))
+    ends = np.cumsum(counts)[:-1] if counts is not None else np.zeros(0, np.int64)
+    losses, gaps = [], []
+    sides = (np.split(outputs, ends, axis=1) for outputs in (float_outputs, quantized_outputs))
+    for wanted, found in zip(*sides, strict=True):
+        rows = wanted.astype(np.float64)
+        choice = np.argmax(found, axis=1)[:, None]
+        losses.append(rows.max(axis=1) - np.take_along_axis(rows, choice, axis=1)[:, 0])
+        best = np.sort(rows, axis=1)[:, -2:]
+        gaps.append(best[:, -1] - best[:, 0])
+    lost = spread(np.sum(losses, axis=0))
+    return Regret(lost.mean, lost.p95, lost.max, float(np.median(np.min(gaps, axis=0))))
 
 
 def kl_divergence(float_outputs: NDArray[Any], quantized_outputs: NDArray[Any]) -> NDArray[np.float64]:
@@ -160,9 +172,11 @@ def divergence_of(steps: Sequence[int | None]) -> Divergence:
 
 
 def visitation_of(
-    float_observations: Sequence[NDArray[np.float32]], quantized_observations: Sequence[NDArray[np.float32]]
+    float_observations: Sequence[Any], quantized_observations: Sequence[Any]
 ) -> tuple[Shift, ...]:
     """Compare the observations that two policies visit, feature by feature; each gets episodes [T, *shape].
+
+    Episodes of several parts are mappings from their names; the features of the parts follow one another.
 
     A feature that is constant in the float policy's episodes is measured in standard deviations of both
     policies' values together; one that is constant in all has distance 0. `noise` comes from half the
@@ -172,7 +186,8 @@ def visitation_of(
     spaced sample of the steps.
     """
     wanted, found = _flat(float_observations), _flat(quantized_observations)
-    episode = np.repeat(np.arange(len(float_observations)), [len(rows) for rows in float_observations])
+    lengths = [len(next(iter(_parts_of(episode)))) for episode in float_observations]
+    episode = np.repeat(np.arange(len(float_observations)), lengths)
     chosen = _most_different(wanted, found)
     shifts = [_shift(int(index), wanted[:, index], found[:, index], episode % 2 == 1) for index in chosen]
     return tuple(sorted(shifts, key=lambda shift: (-shift.distance, shift.index)))
@@ -214,12 +229,31 @@ def _most_different(wanted: NDArray[np.float32], found: NDArray[np.float32]) -> 
     return np.asarray(np.argsort(-distance, kind="stable")[:MAX_FEATURES], np.int64)
 
 
-def _flat(episodes: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    rows = np.concatenate(episodes)
-    return rows.reshape(len(rows), int(np.prod(rows.shape[1:])))
+def _flat(episodes: Sequence[Any]) -> NDArray[Any]:
+    columns = []
+    for parts in zip(*(_parts_of(episode) for episode in episodes), strict=True):
+        rows = np.concatenate(parts)
+        columns.append(rows.reshape(len(rows), int(np.prod(rows.shape[1:]))))
+    return columns[0] if len(columns) == 1 else np.concatenate(columns, axis=1)
 
 
-def _all_outputs(outputs: Outputs, episodes: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+def _parts_of(episode: Any) -> list[NDArray[Any]]:
+    return list(episode.values()) if isinstance(episode, Mapping) else [episode]
+
+
+def _choices(outputs: NDArray[np.float32], counts: tuple[int, ...]) -> list[NDArray[np.float32]]:
+    """Cut outputs [N, sum of counts] into those of each choice; [] if they are something else.
+
+    One logit a switch stands for two outputs, 0 and itself.
+    """
+    if outputs.shape[1] == len(counts) and set(counts) == {2}:
+        outputs = np.stack([np.zeros_like(outputs), outputs], axis=2).reshape(len(outputs), -1)
+    if outputs.shape[1] != sum(counts):
+        return []
+    return np.split(outputs, np.cumsum(counts)[:-1], axis=1)
+
+
+def _all_outputs(outputs: Outputs, episodes: Sequence[Any]) -> NDArray[np.float32]:
     rows = np.concatenate([outputs(observations) for observations in episodes])
     if not np.isfinite(rows).all():
         raise AgentError("One of the two compared policies' networks returned an output that is not finite.")

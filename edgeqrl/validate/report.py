@@ -195,9 +195,9 @@ def _sentence(report: ValidationReport) -> str:
     baseline = report.baseline
     if report.verdict is Verdict.NOTHING_TO_PRESERVE:
         return (
-            f"NOTHING TO PRESERVE: the float policy returns {number(baseline.float_return.mean)} on average, "
-            f"which is not clearly above random actions ({number(baseline.random_return.mean)}); check the "
-            "agent, its environment and its preprocessing."
+            f"NOTHING TO PRESERVE: the float policy returns {number(baseline.float_return.mean)} on average "
+            f"over the first {len(baseline.seeds)} episodes, which is not clearly above random actions "
+            f"({number(baseline.random_return.mean)})."
         )
     means = (
         f"{report.verdict}: over {len(report.seeds)} paired episodes the quantized policy returns "

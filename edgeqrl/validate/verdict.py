@@ -18,10 +18,11 @@ from edgeqrl.environments import EnvironmentSpaces, MakeEnv, spaces
 from edgeqrl.errors import UsageError
 from edgeqrl.interfaces import Policy
 from edgeqrl.rollout import RandomPolicy, Rollout, rollout
+from edgeqrl.spaces import observation_parts
 from edgeqrl.validate.agreement import AgreementCounter, ShadowedPolicy, ask_recorded
 from edgeqrl.validate.chatter import chatter, first_divergence
 from edgeqrl.validate.criteria import PairedEpisodes, Verdict, decide, judge
-from edgeqrl.validate.likeness import Likeness, likeness
+from edgeqrl.validate.likeness import Likeness, Outputs, likeness
 from edgeqrl.validate.report import Baseline, RecordedReport, ValidationReport
 from edgeqrl.validate.statistics import bootstrap_interval
 from edgeqrl.validate.terms import Declared, Terms
@@ -100,11 +101,14 @@ def validate(
 def agreement_on(
     float_policy: Policy,
     quantized_policy: Policy,
-    observations: NDArray[np.float32],
+    observations: Any,
     *,
     action_space: "gymnasium.Space[Any] | None" = None,
 ) -> RecordedReport:
-    """Compare two policies on recorded observations [N, *shape], each taken as the start of an episode."""
+    """Compare two policies on recorded observations [N, *shape], or their parts by name.
+
+    Each is taken as the start of an episode.
+    """
     counter = AgreementCounter(action_space)
     ask_recorded(ShadowedPolicy(float_policy, quantized_policy, counter), observations)
     return RecordedReport(counter.result(), quantized_policy.name, float_policy.name)
@@ -176,8 +180,8 @@ class _Played:
                 quantized,
                 counter.result(),
                 self.action_space,
-                float_outputs=getattr(float_policy, "outputs", None),
-                quantized_outputs=getattr(quantized_policy, "outputs", None),
+                float_outputs=_outputs_of(float_policy),
+                quantized_outputs=_outputs_of(quantized_policy),
             )
         assert in_float.actions is not None
         assert quantized.actions is not None
@@ -213,8 +217,15 @@ def _looks(seeds: range, num_first: int) -> Iterator[range]:
 def _num_kept(known: EnvironmentSpaces) -> int:
     """Return of how many pairs all observations fit the memory: images are large."""
     steps = known.max_episode_steps or _USUAL_STEPS
-    pair_bytes = 2 * 4 * int(np.prod(known.observation_space.shape or ())) * steps
+    numbers = sum(part.size for part in observation_parts(known.observation_space))
+    pair_bytes = 2 * 4 * numbers * steps
     return int(np.clip(_MOST_KEPT_BYTES // max(pair_bytes, 1), 2, EPISODES_A_LOOK))
+
+
+def _outputs_of(policy: Policy) -> Outputs | None:
+    """Return how a policy tells its outputs; one with memory cannot tell them of an observation alone."""
+    found: Outputs | None = getattr(policy, "outputs", None)
+    return None if getattr(policy, "has_memory", False) else found
 
 
 def _bare(played: Rollout) -> Rollout:

@@ -7,13 +7,13 @@ the stored reply and does not execute it twice.
 import struct
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeqrl.errors import DeviceError
+from firmware_export.device.answers import BatchReply, Hello, SelfTest, Stats, StepReply, read_hello
 from firmware_export.device.frames import (
     OVERHEAD_BYTES,
     PROTOCOL_VERSION,
@@ -26,10 +26,11 @@ from firmware_export.device.frames import (
 )
 from firmware_export.device.link import DEFAULT_BAUD, Link, SerialLink
 
+__all__ = ["NUM_STATS", "BatchReply", "Device", "Hello", "SelfTest", "Stats", "StepReply", "open_device"]
+
 NUM_STATS = 20  # words of STATS before the saturation counters
 
 _RESULT_BYTES = 4  # result and padding, which every reply begins with
-_NO_HASH = bytes(32)
 _REFUSALS = {
     Result.UNKNOWN_TYPE: "does not know {request}; flash firmware of this version of edgeqrl",
     Result.BAD_LENGTH: "takes a {request} of another size; flash the firmware of this bundle",
@@ -42,120 +43,6 @@ _REFUSALS = {
     Result.HALTED: "has halted, since its policy did not start or failed its self-test; flash it again",
     Result.BAD_ARGUMENT: "refuses the argument of {request}",
 }
-
-
-@dataclass(frozen=True)
-class Hello:
-    """What a device says of itself."""
-
-    version: int
-    flags: int
-    max_payload: int  # bytes, of a request and of a reply to BATCH
-    observation_bytes: int
-    action_bytes: int
-    output_bytes: int  # 0: outputs are not to be had
-    num_counters: int
-    control_period_us: int  # 0: unknown
-    tick_hz: int  # 0: no timer
-    clock_hz: int
-    params_sequence: int
-    fail_safe: int  # kind
-    model_sha256: bytes  # b"" for none
-    contract_sha256: bytes
-    name: str  # of the policy
-    board: str  # what the firmware was built for
-
-    @property
-    def is_discrete(self) -> bool:
-        """Tell whether actions are integers."""
-        return bool(self.flags & 1)
-
-    @property
-    def is_masked(self) -> bool:
-        """Tell whether observations carry an action mask."""
-        return bool(self.flags & 2)
-
-    @property
-    def has_memory(self) -> bool:
-        """Tell whether a step depends on those before it."""
-        return bool(self.flags & 4)
-
-    @property
-    def has_selftest(self) -> bool:
-        """Tell whether golden vectors are in the image."""
-        return bool(self.flags & 8)
-
-    @property
-    def has_fail_safe(self) -> bool:
-        """Tell whether the device may drive outputs."""
-        return bool(self.flags & 16)
-
-    @property
-    def was_reset_by_watchdog(self) -> bool:
-        """Tell whether the last reset was the watchdog's."""
-        return bool(self.flags & 32)
-
-    @property
-    def runs_slowly(self) -> bool:
-        """Tell whether a clock did not start."""
-        return bool(self.flags & 64)
-
-
-@dataclass(frozen=True)
-class StepReply:
-    """The policy's answer to one observation, driven or not."""
-
-    status: int  # of NAME_step
-    guard: int  # flags
-    ticks: int  # of the step, on the device's clock
-    action: bytes  # NAME_action
-    outputs: bytes  # of the network; b"" if not asked for
-    round_trip_s: float  # from sending to the whole reply, on this host's clock
-
-
-@dataclass(frozen=True, eq=False)
-class BatchReply:
-    """The policy's answers to N observations."""
-
-    ticks: int  # of all steps
-    status: NDArray[np.int32]  # [N]
-    actions: NDArray[np.uint8]  # [N, action_bytes]
-
-
-@dataclass(frozen=True)
-class Stats:
-    """Counters since boot, or since they were last cleared; in the order of the protocol."""
-
-    frames: int
-    bad_crc: int
-    bad_header: int
-    bad_length: int
-    timeouts: int
-    repeated: int
-    overruns: int
-    steps: int
-    driven: int
-    guard_late: int
-    guard_lost: int
-    guard_range: int
-    guard_not_finite: int
-    guard_held: int
-    guard_latched: int
-    ticks_last: int
-    ticks_min: int
-    ticks_max: int
-    stack_free_bytes: int  # 0: unknown
-    uptime_ms: int
-    saturated: tuple[int, ...]  # one an input; 65535 stands for more
-
-
-@dataclass(frozen=True)
-class SelfTest:
-    """A self-test that passed."""
-
-    rows: int
-    crc_found: int
-    crc_expected: int
 
 
 class Device:
@@ -198,10 +85,10 @@ class Device:
         if version != PROTOCOL_VERSION:
             raise DeviceError(
                 f"The device at {self.place} speaks version {version} of the protocol, and this edgeqrl "
-                f"speaks {PROTOCOL_VERSION}: flash the bundle again."
+                f"speaks {PROTOCOL_VERSION}: build the bundle's firmware again, and flash it."
             )
         try:
-            self._hello = _read_hello(payload)
+            self._hello = read_hello(payload)
         except (struct.error, IndexError, UnicodeDecodeError) as error:
             raise self._malformed(Request.HELLO, payload) from error
         return self._hello
@@ -221,20 +108,28 @@ class Device:
                 )
         return found
 
-    def reset(self) -> None:
-        """Begin an episode."""
-        self._exactly(Request.RESET, bytes(4), 0)
+    def reset(self, seed: int | None = None) -> None:
+        """Begin an episode; a seed of 64 bits decides what a policy draws in it."""
+        if seed is None:
+            self._exactly(Request.RESET, bytes(4), 0)
+        else:
+            self._exactly(Request.RESET, struct.pack("<IQ", 1, seed), 0)
 
-    def step(self, observation: bytes, *, drive: bool = False, outputs: bool = False) -> StepReply:
+    def step(
+        self, observation: bytes, *, drive: bool = False, outputs: bool = False, values: bool = False
+    ) -> StepReply:
         """Step on one NAME_observation; `drive` lets the action reach the actuators, under the guard."""
         facts = self.facts
-        request = struct.pack("<I", drive | outputs << 1) + observation
-        size = 12 + facts.action_bytes + outputs * facts.output_bytes
+        request = struct.pack("<I", drive | outputs << 1 | values << 2) + observation
+        value_bytes = 4 * facts.num_values * values
+        size = 12 + facts.action_bytes + value_bytes + outputs * facts.output_bytes
         payload, seconds = self._exactly(Request.STEP, request, size)
         self._step_s = max(self._step_s, seconds)
         status, guard, ticks = struct.unpack_from("<iII", payload)
         end = 12 + facts.action_bytes
-        return StepReply(status, guard, ticks, payload[12:end], payload[end:], seconds)
+        found = struct.unpack_from(f"<{value_bytes // 4}f", payload, end)
+        rest = payload[end + value_bytes :]
+        return StepReply(status, guard, ticks, payload[12:end], rest, seconds, found)
 
     def batch(self, observations: NDArray[np.uint8]) -> BatchReply:
         """Step on the NAME_observations [N, observation_bytes], in as few frames as hold them."""
@@ -393,24 +288,3 @@ def _answers(found: Frame, frame: Frame) -> bool:
     """Tell whether a frame is the reply to a request; late replies to earlier ones are not."""
     types = (frame.type | REPLY, REPLY)
     return found.type in types and found.sequence == frame.sequence and len(found.payload) >= _RESULT_BYTES
-
-
-def _read_hello(payload: bytes) -> Hello:
-    words: list[Any] = list(struct.unpack_from("<12I", payload))
-    model, contract = payload[48:80], payload[80:112]
-    if len(contract) != len(_NO_HASH):
-        raise struct.error("the hashes are cut off")
-    name, rest = _read_text(payload[112:])
-    board, _ = _read_text(rest)
-    hashes = [b"" if found == _NO_HASH else found for found in (model, contract)]
-    return Hello(*[*words, *hashes, name, board])
-
-
-def _read_text(data: bytes) -> tuple[str, bytes]:
-    end = 1 + data[0]
-    if len(data) < end:
-        raise IndexError("the text is cut off")
-    text = data[1:end].decode("ascii")
-    if not text.isprintable():
-        raise IndexError("the text cannot be printed")
-    return text, data[end:]

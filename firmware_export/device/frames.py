@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 SYNC = b"\xa5\x5a"
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 REPLY = 0x80  # bit of a reply's type; alone: to what could not be read as a request
 HEADER_BYTES = 8
 CRC_BYTES = 4

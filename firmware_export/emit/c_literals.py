@@ -7,6 +7,8 @@ _IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9]*(_[A-Za-z0-9]+)*")
 _LONGEST_NAME = 48
 _LONGEST_MACRO_PART = 40
 _WORDS_PER_LINE = 8
+_INTEGERS_PER_LINE = 16
+_WIDTH = 100
 _SUFFIXES = ("_params", "_golden", "_contract")  # of the files beside NAME.c
 # A policy's name becomes a prefix, a file name and a C++ namespace.
 _KEYWORDS = """
@@ -63,6 +65,25 @@ def c_macro_parts(names: Iterable[str]) -> list[str]:
         taken.add(part)
         parts.append(part)
     return parts
+
+
+def c_call(function: str, arguments: list[str]) -> str:
+    """Break a call into lines of at most _WIDTH columns."""
+    lines, line = [], f"{function}("
+    for i, argument in enumerate(arguments):
+        piece = argument + (");" if i == len(arguments) - 1 else ", ")
+        if len(line) + len(piece) > _WIDTH - 8 and not line.endswith("("):
+            lines.append(line.rstrip())
+            line = "    "
+        line += piece
+    return "\n        ".join([*lines, line])
+
+
+def c_integers(values: Iterable[int], suffix: str = "") -> list[str]:
+    """Return the rows of an initialiser in decimals."""
+    flat = [f"{value}{suffix}" for value in values]
+    rows = (flat[i : i + _INTEGERS_PER_LINE] for i in range(0, len(flat), _INTEGERS_PER_LINE))
+    return [f"{', '.join(row)}," for row in rows]
 
 
 def c_words(values: bytes) -> str:

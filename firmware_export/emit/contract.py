@@ -6,18 +6,25 @@ from dataclasses import replace
 import numpy as np
 
 from edgeqrl.files import sha256
-from edgeqrl.network.edges import AffineEdge, ArgmaxEdge
-from edgeqrl.network.integer_policy import IntegerPolicy, num_outputs
+from edgeqrl.network.integer_policy import IntegerPolicy
+from edgeqrl.network.parts import ObservationPart
 from firmware_export.contract import (
     CONTRACT_FILE,
     MOST_FEATURES,
     ContractFacts,
     Feature,
     PolicyContract,
-    default_features,
-    float32,
+    feature_unit,
+    part_features,
 )
 from firmware_export.emit.c_literals import c_bytes, c_comment, c_macro_parts, c_words
+from firmware_export.emit.contract_numbers import (
+    contract_action,
+    contract_memory,
+    contract_parts,
+    contract_values,
+    policy_actions,
+)
 from firmware_export.emit.params import plan_params
 from firmware_export.emit.render import fill_template, ownership
 
@@ -26,26 +33,22 @@ _KINDS = {"value": "EQRL_FAIL_SAFE_VALUE", "hold": "EQRL_FAIL_SAFE_HOLD", "disab
 
 def make_contract(policy: IntegerPolicy, tflite: bytes, facts: ContractFacts) -> PolicyContract:
     """Join what is known of the world with what the policy says; raise UsageError where they differ."""
-    action = policy.action
-    is_continuous = isinstance(action, AffineEdge)
     whole = replace(
         facts,
-        features=facts.features or default_features(policy.observation.shape),
-        actions=facts.actions or _default_actions(policy),
+        features=facts.features or part_features(policy.parts),
+        actions=facts.actions or policy_actions(policy),
     )
+    parts, num_bytes = contract_parts(policy)
     return PolicyContract(
         name=policy.name,
         model_sha256=sha256(tflite) if tflite else None,
         params_contract=plan_params(policy).contract.hex(),
-        observation_shape=tuple(int(n) for n in policy.observation.shape),
-        scale=float(policy.observation.scale),
-        zero_point=int(policy.observation.zero_point),
-        network_dtype=policy.observation.dtype,
-        is_masked=isinstance(action, ArgmaxEdge) and action.is_masked,
-        action_kind="continuous" if is_continuous else "discrete",
-        action_shape=tuple(int(n) for n in action.shape) if isinstance(action, AffineEdge) else (),
-        action_start=action.start if isinstance(action, ArgmaxEdge) else 0,
+        observation_bytes=num_bytes,
+        parts=parts,
+        action=contract_action(policy, is_value=facts.is_value),
         facts=whole,
+        memory=contract_memory(policy),
+        values=contract_values(policy),
     )
 
 
@@ -56,12 +59,12 @@ def default_contract(policy: IntegerPolicy, tflite: bytes = b"") -> PolicyContra
 
 def contract_sources(contract: PolicyContract, *, licence_holder: str | None = None) -> dict[str, bytes]:
     """Return policy_contract.json, NAME_contract.h and NAME_contract.c: all that a contract changes."""
-    name, fail_safe = contract.name, contract.fail_safe
-    is_discrete = contract.action_kind == "discrete"
+    name, fail_safe, action = contract.name, contract.fail_safe, contract.action
     action_words = b""
     if fail_safe is not None and fail_safe.kind == "value":
-        action_words = np.array(fail_safe.action).astype("<i4" if is_discrete else "<f4").tobytes()
-    first, last = (np.array([contract.action_start + i], "<i4") for i in (0, len(contract.actions) - 1))
+        action_words = np.array(fail_safe.action).astype("<i4" if action.is_integer else "<f4").tobytes()
+    bounds = [_action_bits(contract, side) for side in ("low", "high")]
+    parts = _parts(contract)
     values: dict[str, object] = {
         "name": name,
         "NAME": name.upper(),
@@ -73,11 +76,20 @@ def contract_sources(contract: PolicyContract, *, licence_holder: str | None = N
         "fail_safe": "EQRL_FAIL_SAFE_NONE" if fail_safe is None else _KINDS[fail_safe.kind],
         "hold_steps": 0 if fail_safe is None else fail_safe.hold_steps,
         "macros": _macros(contract),
-        "low": c_words(_bits(contract.features, "low")),
-        "high": c_words(_bits(contract.features, "high")),
-        "is_discrete": int(is_discrete),
-        "action_low": c_words(first.tobytes() if is_discrete else _bits(contract.actions, "low")),
-        "action_high": c_words(last.tobytes() if is_discrete else _bits(contract.actions, "high")),
+        "num_inputs": sum(row.part.size for row in contract.parts),
+        "low": c_words(_feature_bits(contract, "low")),
+        "high": c_words(_feature_bits(contract, "high")),
+        "is_discrete": int(action.is_integer),
+        "action_low": c_words(bounds[0]),
+        "action_high": c_words(bounds[1]),
+        "has_memory": int(contract.memory is not None),
+        "is_stochastic": int(action.is_sampled),
+        "num_values": len(contract.values),
+        "parts_array": _array("eqrl_contract_part", f"{name}_contract_parts", parts),
+        "parts_pointer": f"{name}_contract_parts" if parts else "NULL",
+        "num_parts": len(contract.parts) if parts else 0,
+        "mask_bytes": 0 if action.mask is None else action.mask[1],
+        "memory_bytes": 0 if contract.memory is None else contract.memory.num_bytes,
         "action_array": _array("uint32_t", f"{name}_contract_fail_safe", c_words(action_words)),
         "action_pointer": f"{name}_contract_fail_safe" if action_words else "NULL",
         "model_array": _array("uint8_t", f"{name}_contract_model", c_bytes(_hash(contract.model_sha256))),
@@ -99,26 +111,40 @@ def require_fits(contract: PolicyContract, policy: IntegerPolicy, tflite: bytes)
     return contract
 
 
-def _default_actions(policy: IntegerPolicy) -> tuple[Feature, ...]:
-    names = [f"action_{i}" for i in range(num_outputs(policy.action))]
-    if not isinstance(policy.action, AffineEdge):
-        return tuple(map(Feature, names))
-    edge = policy.action
-    rows = zip(names, edge.low, edge.high, edge.fraction_bits, strict=True)
-    return tuple(Feature(name, None, _bound(low, bits), _bound(high, bits)) for name, low, high, bits in rows)
+_ELEMENTS = {"float32": "EQRL_ELEMENT_F32", "int32": "EQRL_ELEMENT_I32", "uint8": "EQRL_ELEMENT_U8"}
+_ENDS = {"float32": (-np.inf, np.inf), "int32": (-(2**31), 2**31 - 1), "uint8": (0, 255)}
 
 
-def _bound(fixed: int, fraction_bits: int) -> float | None:
-    """Return a bound of the affine edge; None for the ends of int32, which stand for no bound."""
-    if abs(fixed) >= 2**31 - 1:
-        return None
-    return float32(float(np.ldexp(float(fixed), -fraction_bits)))
+def _parts(contract: PolicyContract) -> str:
+    """Return the rows of the table of parts; none for one part of floats, which needs no table."""
+    if [(row.part.source, row.at) for row in contract.parts] == [("float32", 0)]:
+        return ""
+    rows = (f"{_ELEMENTS[p.part.source]}, {p.at}u, {p.part.size}u, {p.num_features}u" for p in contract.parts)
+    return "".join(f"    {{{row}}},\n" for row in rows)
 
 
-def _bits(features: Sequence[Feature], side: str) -> bytes:
-    unbounded = {"low": -np.inf, "high": np.inf}[side]
-    values = [getattr(feature, side) for feature in features]
-    return np.array([unbounded if v is None else v for v in values], "<f4").tobytes()
+def _feature_bits(contract: PolicyContract, side: str) -> bytes:
+    pairs = zip(contract.parts, contract.features_of_parts, strict=True)
+    return b"".join(_bits(features, side, row.part.source) for row, features in pairs)
+
+
+def _action_bits(contract: PolicyContract, side: str) -> bytes:
+    """Return the bounds of an action's words."""
+    action, last = contract.action, len(contract.actions) - 1
+    if action.is_discrete:
+        return np.array([action.start + (last if side == "high" else 0)], "<i4").tobytes()
+    return _bits(contract.actions, side, "int32" if action.is_integer else "float32")
+
+
+def _bits(features: Sequence[Feature], side: str, dtype: str) -> bytes:
+    """Return one side of the bounds as words; integers lie within those that are no integers."""
+    low, high = _ENDS[dtype]
+    found = [getattr(feature, side) for feature in features]
+    values = np.array([(low if side == "low" else high) if v is None else v for v in found], np.float64)
+    if dtype == "float32":
+        return values.astype("<f4").tobytes()
+    whole = np.ceil(values) if side == "low" else np.floor(values)
+    return np.clip(whole, low, high).astype("<i8").astype("<i4").tobytes()
 
 
 def _hash(hexadecimal: str | None) -> bytes:
@@ -150,19 +176,54 @@ def _table(contract: PolicyContract) -> str:
         f"Control period:  {said('control_period_s', None if period is None else f'{period:g} s')}",
         f"Lost after:      {said('observation_timeout_s', None if timeout is None else f'{timeout:g} s')}",
         f"Fail-safe:       {fail_safe}",
-        "",
-        f"Observation, shape {list(contract.observation_shape)}, one row an element:",
     ]
-    if contract.per != "element":
-        what = "of the last axis" if contract.per == "last axis" else "for all elements"
-        lines[-1] = f"Observation, shape {list(contract.observation_shape)}, rows {what}:"
-    lines += _rows(contract.features, 0)
-    is_discrete = contract.action_kind == "discrete"
-    if len(contract.actions) > MOST_FEATURES:
-        return _comment([*lines, "", f"Actions: {len(contract.actions)}, in {CONTRACT_FILE}"])
-    lines += ["", "Action, one of:" if is_discrete else f"Action, shape {list(contract.action_shape)}:"]
-    lines += _rows(contract.actions, contract.action_start if is_discrete else 0, has_bounds=not is_discrete)
+    for row, features in zip(contract.parts, contract.features_of_parts, strict=True):
+        lines += ["", _part_title(row.part, len(contract.parts) > 1), *_rows(features, 0)]
+    if contract.action.mask is not None:
+        at, count = contract.action.mask
+        lines += ["", f"Action mask, {count} bytes at {at} of an observation: 1 where an action is allowed"]
+    lines += [*_memory_lines(contract), "", *_action_lines(contract)]
+    if contract.values:
+        lines += ["", "Values beside the action:"]
+        lines += _rows([Feature(v.name, v.unit, v.low, v.high) for v in contract.values], 0)
     return _comment(lines)
+
+
+def _part_title(part: ObservationPart, is_named: bool) -> str:
+    rows = {
+        "element": "one row an element",
+        "last axis": "rows of the last axis",
+        "all": "rows for all elements",
+    }
+    name = f"Observation, {part.name}" if is_named else "Observation"
+    dtype = "" if part.source == "float32" else f" {part.source}"
+    return f"{name}, shape {list(part.shape)}{dtype}, {rows[feature_unit(part.shape)]}:"
+
+
+def _memory_lines(contract: PolicyContract) -> list[str]:
+    memory = contract.memory
+    if memory is None:
+        return []
+    said = [f"Memory, {memory.num_bytes} bytes:"]
+    if memory.frames is not None:
+        frames = f"frames of {contract.parts[0].part.name}"
+        said.append(f"  the last {memory.frames.num_frames} {frames}, which a reset forgets")
+    said += [f"  {state.name}, shape {list(state.shape)}, which a reset clears" for state in memory.recurrent]
+    said += ["  a generator, which a reset keeps: seed it to have the same draws"] if memory.is_seeded else []
+    return ["", *said]
+
+
+def _action_lines(contract: PolicyContract) -> list[str]:
+    action = contract.action
+    drawn = ", drawn" if action.is_sampled else ""
+    if len(contract.actions) > MOST_FEATURES:
+        return [f"Actions{drawn}: {len(contract.actions)}, in {CONTRACT_FILE}"]
+    if action.is_discrete:
+        rows = _rows(contract.actions, action.start, has_bounds=False)
+        return [f"Action{drawn}, one of:", *rows]
+    whole = ", whole numbers" if action.is_integer else ""
+    title = "Value" if action.kind == "value" else "Action"
+    return [f"{title}{drawn}, shape {list(action.shape)}{whole}:", *_rows(contract.actions, 0)]
 
 
 def _comment(lines: Sequence[str]) -> str:
@@ -188,14 +249,15 @@ def _rows(features: Sequence[Feature], start: int, *, has_bounds: bool = True) -
 
 
 def _macros(contract: PolicyContract) -> str:
-    prefix = contract.name.upper()
-    lines = [
-        f"#define {prefix}_OBSERVATION_{part} {i}u\n"
-        for i, part in enumerate(c_macro_parts([feature.name for feature in contract.features]))
-    ]
+    """Return indices of features within their part, and the names of actions."""
+    prefix, lines = contract.name.upper(), []
+    for row, features in zip(contract.parts, contract.features_of_parts, strict=True):
+        field = row.part.name.upper()
+        for i, name in enumerate(c_macro_parts([feature.name for feature in features])):
+            lines.append(f"#define {prefix}_{field}_{name} {i}u\n")
     if len(contract.actions) <= MOST_FEATURES:
-        is_discrete = contract.action_kind == "discrete"
-        for i, part in enumerate(c_macro_parts([action.name for action in contract.actions])):
-            value = f"({contract.action_start + i})" if is_discrete else f"{i}u"
-            lines.append(f"#define {prefix}_ACTION_{part} {value}\n")
+        action = contract.action
+        for i, name in enumerate(c_macro_parts([meaning.name for meaning in contract.actions])):
+            value = f"({action.start + i})" if action.is_discrete else f"{i}u"
+            lines.append(f"#define {prefix}_ACTION_{name} {value}\n")
     return "".join(lines)

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from importlib.resources import files
 
 from edgeqrl.errors import UsageError
+from edgeqrl.network.edges import AffineEdge, ArgmaxEdge, GaussianEdge
 from edgeqrl.network.integer_policy import BareNetwork, IntegerPolicy
 from firmware_export.contract import CONTRACT_FILE, PolicyContract
 from firmware_export.emit.c_literals import c_name_problem
@@ -14,8 +15,15 @@ from firmware_export.emit.render import fill_template, ownership, params_source,
 from firmware_export.emit.tflm import tflm_sources
 from firmware_export.layouts import library_files
 
+# Names that parts of the observation and values cannot have: NAME_observation and NAME_... have them.
+_FIELDS = ("action_mask", "padding")
+_FUNCTIONS = (
+    *("action", "contract", "contract_facts", "decode", "encode", "infer", "infer_layers", "init", "input"),
+    *("memory", "observation", "output", "params", "reset", "seed", "selftest", "selftest_row", "state"),
+    *("step", "values"),
+)
 _ALWAYS = ("eqrl_edges.c", "eqrl_params.c")
-_GUARD = ("eqrl_guard.c",)  # what has a contract
+_GUARD = "eqrl_guard.c"  # of what has a contract
 
 
 def export_sources(
@@ -38,8 +46,11 @@ def export_sources(
     Raises UsageError where the policy's name cannot be used in C. The C files to compile are those that
     `c_sources` lists; `tflm/` and `examples/` are not among them.
     """
-    values, exported = _program_sources(policy, tflite, licence_holder, sequence, golden is not None)
     stated = default_contract(policy, tflite) if contract is None else require_fits(contract, policy, tflite)
+    is_value = stated.action.kind == "value"
+    values, exported = _program_sources(
+        policy, tflite, licence_holder, sequence, has_selftest=golden is not None, is_value=is_value
+    )
     exported |= contract_sources(stated, licence_holder=licence_holder)
     if golden is not None:
         exported |= golden_sources(policy, golden, values)
@@ -61,11 +72,15 @@ def _program_sources(
     tflite: bytes,
     licence_holder: str | None,
     sequence: int,
+    *,
     has_selftest: bool,
+    is_value: bool = False,
 ) -> tuple[dict[str, object], dict[str, bytes]]:
     name = require_c_name(program.name)
+    if isinstance(program, IntegerPolicy):
+        _require_c_fields(program)
     layout = plan_params(program)
-    values = program_values(program, layout, ownership=ownership(licence_holder))
+    values = program_values(program, layout, ownership=ownership(licence_holder), is_value=is_value)
     blob = params_blob(layout, sequence=sequence)
     is_policy = isinstance(program, IntegerPolicy)
     rows = _file_list(name, len(blob), has_selftest=has_selftest, has_contract=is_policy)
@@ -76,7 +91,7 @@ def _program_sources(
         f"{name}_params.bin": blob,
         "README.txt": fill_template("readme.txt.in", {**values, "files": rows}),
         **tflm_sources(program, tflite, values),
-        **runtime_sources([*(code.source for code in layout.codes), *(_GUARD if is_policy else ())]),
+        **runtime_sources([*(code.source for code in layout.codes), *edge_sources(program)]),
     }
 
 
@@ -86,6 +101,38 @@ def require_c_name(name: str) -> str:
     if problem is not None:
         raise UsageError(f"{name[:80]!r} cannot name a policy in C: {problem}. Choose another name.")
     return name
+
+
+def _require_c_fields(policy: IntegerPolicy) -> None:
+    """Refuse names of parts and values that C has other plans for."""
+    for kind, names, taken in (
+        ("part of the observation", [part.name for part in policy.parts], _FIELDS),
+        ("value", [value.name for value in policy.values], _FUNCTIONS),
+    ):
+        for name in names:
+            problem = c_name_problem(name)
+            if problem is None and (name in taken or names.count(name) > 1):
+                problem = "the generated C has that name already"
+            if problem is not None:
+                raise UsageError(f"{name[:80]!r} cannot name a {kind} in C: {problem}. Choose another name.")
+
+
+def edge_sources(program: IntegerPolicy | BareNetwork) -> list[str]:
+    """Return the files of the runtime that a policy needs beside its layers'; a bare network needs none."""
+    if not isinstance(program, IntegerPolicy):
+        return []
+    sources = [_GUARD]
+    if any(part.source != "float32" or part.is_affine for part in program.parts):
+        sources.append("eqrl_observe.c")
+    if any(part.image for part in program.parts):
+        sources.append("eqrl_image.c")
+    if program.frames is not None or program.recurrent:
+        sources.append("eqrl_frames.c")
+    if isinstance(program.action, GaussianEdge):
+        sources += ["eqrl_gaussian.c", "eqrl_random.c"]
+    elif not isinstance(program.action, ArgmaxEdge | AffineEdge):
+        sources += ["eqrl_heads.c", "eqrl_random.c"]
+    return sources
 
 
 def runtime_sources(kernels: Iterable[str] | None = None) -> dict[str, bytes]:

@@ -50,6 +50,16 @@ def interface_values(policy: str, network: IntegerNetwork, offsets: Mapping[str,
     }
 
 
+def variable_names(names: tuple[str, ...], word: str) -> dict[str, str]:
+    """Return what C calls the network's inputs or outputs: "input", or "input_0" where there are several."""
+    return {name: word if len(names) == 1 else f"{word}_{i}" for i, name in enumerate(names)}
+
+
+def getter_names(names: tuple[str, ...], word: str) -> list[str]:
+    """Return the ends of the functions that tell where inputs or outputs lie; the first has no number."""
+    return [word, *(f"{word}_{i}" for i in range(1, len(names)))]
+
+
 def _places(
     network: IntegerNetwork, names: tuple[str, ...], offsets: Mapping[str, int], word: str
 ) -> list[_Place]:

@@ -13,7 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeqrl.errors import UnsupportedOperatorError
-from edgeqrl.network.edges import AffineEdge, ArgmaxEdge, ObservationEdge
+from edgeqrl.network.edges import (
+    ActionEdge,
+    AffineEdge,
+    ArgmaxEdge,
+    GaussianEdge,
+    MultiBinaryEdge,
+    MultiDiscreteEdge,
+    ObservationEdge,
+    limits,
+)
 
 BLOCK = -1  # an operand of a Call: the layer's block
 
@@ -52,6 +61,15 @@ class Kernel(IntEnum):
     LOG_SOFTMAX_S8 = 52
     ARG_EXTREME = 53
     MOVE = 60
+    OBSERVATION_AFFINE_F32 = 70
+    OBSERVATION_U8 = 71
+    OBSERVATION_ONE_HOT = 72
+    FILL = 73
+    MULTI_ARGMAX = 74
+    CATEGORICAL = 75
+    MULTI_BINARY = 76
+    BERNOULLI = 77
+    GAUSSIAN_F32 = 78
 
 
 @dataclass(frozen=True)
@@ -89,25 +107,72 @@ class LayerCode:
         return self.calls or (Call(self.function, operands, self.arguments),)
 
 
+def observation_block(edge: ObservationEdge) -> tuple[Kernel, bytes]:
+    """Return the kernel that reads a part of the observation, and its block."""
+    if edge.part.source == "uint8":
+        return Kernel.OBSERVATION_U8, pack_constant(edge.table)
+    if edge.part.one_hot is not None:
+        return Kernel.OBSERVATION_ONE_HOT, words(
+            *edge.hot_and_cold, *(start for start, _ in edge.part.one_hot)
+        )
+    if edge.is_affine:
+        return Kernel.OBSERVATION_AFFINE_F32, pack_affine_observation(edge)
+    return Kernel.OBSERVATION_F32, pack_observation(edge)
+
+
+def action_block(edge: ActionEdge) -> tuple[Kernel, bytes]:
+    """Return the kernel that decides or draws the action, and its block."""
+    if isinstance(edge, ArgmaxEdge):
+        return Kernel.ARGMAX_MASKED if edge.is_masked else Kernel.ARGMAX, pack_argmax(edge)
+    if isinstance(edge, AffineEdge):
+        return Kernel.AFFINE_F32, pack_affine(edge)
+    if isinstance(edge, GaussianEdge):
+        return Kernel.GAUSSIAN_F32, pack_gaussian(edge)
+    tables = words(*edge.exp_low, *edge.exp_high)
+    if isinstance(edge, MultiBinaryEdge):
+        kernel = Kernel.BERNOULLI if edge.exp_low else Kernel.MULTI_BINARY
+        return kernel, words(*edge.thresholds) + tables
+    assert isinstance(edge, MultiDiscreteEdge)
+    kernel = Kernel.CATEGORICAL if edge.exp_low else Kernel.MULTI_ARGMAX
+    return kernel, _starts(edge.starts, edge.counts) + tables
+
+
 def pack_observation(edge: ObservationEdge) -> bytes:
     """Pack the numbers that quantize a float32 observation."""
     multiplier, bias = edge.inverse
     return words(multiplier, bias, edge.zero_point)
 
 
+def pack_affine_observation(edge: ObservationEdge) -> bytes:
+    """Pack the fixed point and a row of four words for each row of the edge."""
+    lowest, highest = limits(edge.dtype)
+    packed = [words(edge.fraction_bits, edge.zero_point)]
+    for multiplier, bias, is_negative, offset, low, high in edge.affine_rows:
+        shift = bias - edge.fraction_bits if multiplier else 2**20
+        flags = is_negative + 2 * (low < lowest) + 4 * (high > highest)
+        bounds = [min(max(bound, lowest), highest) & 0xFFFF for bound in (low, high)]
+        packed.append(words(multiplier, shift * 8 + flags, offset, bounds[0] | bounds[1] << 16))
+    return b"".join(packed)
+
+
 def pack_argmax(edge: ArgmaxEdge) -> bytes:
     """Pack the first action's number."""
-    if not -(2**31) <= edge.start <= 2**31 - 1 - edge.num_actions:
-        raise UnsupportedOperatorError(
-            f"The action space starts at {edge.start}, which does not fit int32. Renumber its actions."
-        )
-    return words(edge.start)
+    return _starts((edge.start,), (edge.num_actions,))
 
 
 def pack_affine(edge: AffineEdge) -> bytes:
     """Pack a row {gain, offset, low, high, fraction_bits} an action."""
     rows = zip(edge.gain, edge.offset, edge.low, edge.high, edge.fraction_bits, strict=True)
     return b"".join(words(*row) for row in rows)
+
+
+def pack_gaussian(edge: GaussianEdge) -> bytes:
+    """Pack a row of the edge's columns an action; then what log_std means, where the network tells it."""
+    rows = b"".join(words(*row) for row in zip(*edge.columns, strict=True))
+    spread = edge.log_std
+    if spread is None:
+        return rows
+    return rows + words(spread.q_low, spread.q_high, *spread.exp_low, *spread.exp_high)
 
 
 def pack_constant(values: NDArray[Any]) -> bytes:
@@ -133,3 +198,12 @@ def padded(size: int) -> int:
 def pad(values: bytes) -> bytes:
     """Append zeros up to whole words."""
     return values + bytes(-len(values) % 4)
+
+
+def _starts(starts: tuple[int, ...], counts: tuple[int, ...]) -> bytes:
+    for start, count in zip(starts, counts, strict=True):
+        if not -(2**31) <= start <= 2**31 - 1 - count:
+            raise UnsupportedOperatorError(
+                f"The action space starts at {start}, which does not fit int32. Renumber its actions."
+            )
+    return words(*starts)

@@ -7,12 +7,22 @@ follow from shapes, and so does the contract: two policies with equal contracts 
 import hashlib
 import json
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from edgeqrl.errors import DataError
-from edgeqrl.network.edges import AffineEdge
+from edgeqrl.network.edges import (
+    ActionEdge,
+    AffineEdge,
+    ArgmaxEdge,
+    GaussianEdge,
+    MultiDiscreteEdge,
+    action_shape,
+    num_masks,
+)
+from edgeqrl.network.images import image_to_json
 from edgeqrl.network.integer_policy import BareNetwork, IntegerPolicy
 from edgeqrl.network.ir import IntegerNetwork, Layer
 from edgeqrl.network.layers import Reshape
@@ -41,9 +51,9 @@ class Entry:
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """The blob's plan: the observation edge, each layer that runs, each constant, the action edge.
+    """The blob's plan: parts of the observation, layers that run, constants, states, values, the action.
 
-    A bare network has no edges.
+    A bare network has layers and constants alone.
     """
 
     entries: tuple[Entry, ...]
@@ -53,24 +63,35 @@ class Layout:
     total_bytes: int
     contract: bytes  # SHA-256 of everything that the generated code relies on
 
-    has_edges: bool
+    num_parts: int  # of the observation; 0: a bare network
+    num_fills: int = 0
+    num_values: int = 0
 
     @property
     def layers(self) -> tuple[Entry, ...]:
         """Return the entries of the layers that run."""
-        first = 1 if self.has_edges else 0
-        return self.entries[first : first + len(self.codes)]
+        return self.entries[self.num_parts : self.num_parts + len(self.codes)]
 
     @property
-    def observation(self) -> Entry:
-        """Return the observation edge's entry."""
-        assert self.has_edges
-        return self.entries[0]
+    def observations(self) -> tuple[Entry, ...]:
+        """Return the entries of the observation's parts."""
+        return self.entries[: self.num_parts]
+
+    @property
+    def fills(self) -> tuple[Entry, ...]:
+        """Return the entries of what an episode begins with: the ring of frames if there is one, states."""
+        end = len(self.entries) - 1 - self.num_values
+        return self.entries[end - self.num_fills : end]
+
+    @property
+    def values(self) -> tuple[Entry, ...]:
+        """Return the entries of the values' edges."""
+        return self.entries[len(self.entries) - 1 - self.num_values : -1]
 
     @property
     def action(self) -> Entry:
         """Return the action edge's entry."""
-        assert self.has_edges
+        assert self.num_parts
         return self.entries[-1]
 
 
@@ -96,17 +117,20 @@ def plan_params(program: IntegerPolicy | BareNetwork) -> Layout:
     constants = constants_in_order(network)
     parts: list[tuple[Kernel, bytes]] = [(code.kernel, code.block) for code in codes]
     parts += [(Kernel.CONSTANT, packing.pack_constant(network.constants[name])) for name in constants]
-    if isinstance(program, IntegerPolicy):
-        observation = (Kernel.OBSERVATION_F32, packing.pack_observation(program.observation))
-        parts = [observation, *parts, _action_part(program)]
+    policy = program if isinstance(program, IntegerPolicy) else None
+    if policy is not None:
+        parts = [*map(packing.observation_block, policy.observations), *parts]
+        parts += [(Kernel.FILL, packing.words(value)) for value in _fills(policy)]
+        parts += [(Kernel.AFFINE_F32, packing.pack_affine(value.edge)) for value in policy.values]
+        parts.append(packing.action_block(policy.action))
     offset = HEADER_BYTES + _ENTRY_BYTES * len(parts)
     entries = []
     for kernel, block in parts:
         assert len(block) % 4 == 0, "blocks are whole words"
         entries.append(Entry(kernel, offset, len(block)))
         offset += len(block)
-    has_edges = isinstance(program, IntegerPolicy)
-    first = len(codes) + has_edges
+    num_parts = 0 if policy is None else len(policy.observations)
+    first = num_parts + len(codes)
     return Layout(
         entries=tuple(entries),
         blocks=tuple(block for _, block in parts),
@@ -114,7 +138,9 @@ def plan_params(program: IntegerPolicy | BareNetwork) -> Layout:
         constants={name: entries[first + i].offset for i, name in enumerate(constants)},
         total_bytes=offset,
         contract=_contract(program, entries, codes),
-        has_edges=has_edges,
+        num_parts=num_parts,
+        num_fills=0 if policy is None else len(_fills(policy)),
+        num_values=0 if policy is None else len(policy.values),
     )
 
 
@@ -178,12 +204,49 @@ def _contract(
         "outputs": [number[name] for name in network.outputs],
     }
     if isinstance(program, IntegerPolicy):
-        action = program.action
-        facts["observation_shape"] = list(program.observation.shape)
-        facts["action"] = (
-            {"shape": list(action.shape)} if isinstance(action, AffineEdge) else {"start": action.start}
-        )
+        facts["observation_shape"] = list(program.observation.part.shape)
+        facts |= _policy_facts(program, number)
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).digest()
+
+
+def _policy_facts(policy: IntegerPolicy, number: Mapping[str, int]) -> dict[str, object]:
+    """Return what the code knows of the edges; what a policy does not have is not mentioned."""
+    facts: dict[str, object] = {"action": _action_facts(policy.action)}
+    one_hot = [
+        [i, [classes for _, classes in part.one_hot]]
+        for i, part in enumerate(policy.parts)
+        if part.one_hot is not None
+    ]
+    if one_hot:
+        facts["one_hot"] = one_hot
+    if policy.more_observations:
+        facts["more_observations"] = [list(part.shape) for part in policy.parts[1:]]
+    images = [[i, image_to_json(part.image)] for i, part in enumerate(policy.parts) if part.image]
+    if images:
+        facts["images"] = images
+    if policy.frames is not None:
+        frames = policy.frames
+        facts["frames"] = [frames.num_frames, frames.axis, frames.is_new_axis, frames.padding]
+    if policy.recurrent:
+        facts["recurrent"] = [[number[state.input], number[state.output]] for state in policy.recurrent]
+    if policy.values:
+        facts["values"] = [[number[value.output], len(value.edge.gain)] for value in policy.values]
+    return facts
+
+
+def _action_facts(action: ActionEdge) -> dict[str, object]:
+    """Return what the code knows of the action beyond the kind and the size of its block."""
+    if isinstance(action, ArgmaxEdge):
+        return {"start": action.start}
+    if isinstance(action, AffineEdge):
+        return {"shape": list(action.shape)}
+    facts: dict[str, object] = {"kind": type(action).__name__, "masks": num_masks(action)}
+    facts["shape"] = list(action_shape(action))
+    if isinstance(action, MultiDiscreteEdge):
+        facts |= {"starts": list(action.starts), "counts": list(action.counts)}
+    if isinstance(action, GaussianEdge):
+        facts["is_squashed"] = action.is_squashed
+    return facts
 
 
 def _plain_calls(code: LayerCode, layer: Layer) -> list[object]:
@@ -195,11 +258,10 @@ def _plain(argument: int | Rows) -> object:
     return argument if isinstance(argument, int) else [argument.type, argument.rows]
 
 
-def _action_part(policy: IntegerPolicy) -> tuple[Kernel, bytes]:
-    action = policy.action
-    if isinstance(action, AffineEdge):
-        return Kernel.AFFINE_F32, packing.pack_affine(action)
-    return Kernel.ARGMAX_MASKED if action.is_masked else Kernel.ARGMAX, packing.pack_argmax(action)
+def _fills(policy: IntegerPolicy) -> list[int]:
+    """Return what an episode begins with: in the ring of frames, if there is one, and in each state."""
+    frames = [] if policy.frames is None else [policy.frame_padding]
+    return [*frames, *(state.initial for state in policy.recurrent)]
 
 
 def _read_entry(blob: bytes, at: int) -> Entry:

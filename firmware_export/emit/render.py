@@ -4,19 +4,30 @@ import re
 from collections.abc import Mapping
 from importlib.resources import files
 
-import numpy as np
-
-from edgeqrl.network.edges import AffineEdge, ArgmaxEdge
-from edgeqrl.network.integer_policy import BareNetwork, IntegerPolicy, num_outputs
+from edgeqrl.network.integer_policy import BareNetwork, IntegerPolicy
 from edgeqrl.network.ir import IntegerNetwork, Layer
-from firmware_export.contract import feature_unit, num_features
+from firmware_export.contract import feature_unit
 from firmware_export.emit.arena import plan_arena
-from firmware_export.emit.c_literals import c_comment, c_words
+from firmware_export.emit.c_literals import c_call, c_comment, c_words
 from firmware_export.emit.interface import interface_values
+from firmware_export.emit.memory import memory_values
 from firmware_export.emit.packing import BLOCK, LayerCode, Rows
-from firmware_export.emit.params import Entry, Layout, executed_layers
+from firmware_export.emit.params import Layout, executed_layers
+from firmware_export.emit.step import (
+    action_values,
+    count_arrays,
+    counter_counts,
+    observation_values,
+    summary_of,
+    value_values,
+)
 
-_WIDTH = 100
+# What a bare network's files leave out.
+_OF_POLICIES = (
+    *("step_types", "step_declarations", "step_functions", "size_macros", "actions_macro", "memory_macro"),
+    *("memory_at", "memory_type", "memory_field", "memory_init", "values_macro", "value_declarations"),
+    "value_functions",
+)
 # Aliasing types: activations of every dtype share the arena, constants the params.
 _C_TYPES = {"int8": "int8_t", "int16": "eqrl_s16", "int32": "eqrl_s32"}
 _PLACEHOLDER = re.compile(r"@(\w+)@")
@@ -33,15 +44,19 @@ def fill_text(text: str, values: Mapping[str, object]) -> bytes:
 
 
 def program_values(
-    program: IntegerPolicy | BareNetwork, layout: Layout, *, ownership: str
+    program: IntegerPolicy | BareNetwork, layout: Layout, *, ownership: str, is_value: bool = False
 ) -> dict[str, object]:
-    """Return what the templates need to know about a policy or a bare network."""
+    """Return what the templates need to know about a policy or a bare network.
+
+    is_value  the answer of the policy is a value to be read, and nothing to drive
+    """
     network, arena = program.network, plan_arena(program.network)
     source, target = (network.tensors[names[0]] for names in (network.inputs, network.outputs))
     values: dict[str, object] = {
         "name": program.name,
         "NAME": program.name.upper(),
         "ownership": ownership,
+        "is_value": is_value,
         "num_inputs": source.size,
         "num_outputs": target.size,
         "num_layers": len(layout.codes),
@@ -60,18 +75,17 @@ def program_values(
         kinds = ", ".join(
             sorted({network.tensors[name].dtype for name in (*network.inputs, *network.outputs)})
         )
-        values |= dict.fromkeys(("step_types", "step_declarations", "step_functions"), "")
+        values |= dict.fromkeys(_OF_POLICIES, "")
         values |= _counter_values(program, arena.total_bytes)
         summary = f"a network of {len(layout.codes)} layers, {kinds} in and out."
         usage = fill_template("network_usage.in", values).decode()
         return values | {"summary": summary, "usage": usage}
-    values |= {
-        **_counter_values(program, arena.total_bytes),
-        "observation_shape": _c_shape(program.observation.shape),
-        "observation_at": layout.observation.offset // 4,
-        "element_bytes": np.dtype(source.dtype).itemsize,
-    }
-    values |= _action_values(program, layout.action) | _mask_values(program)
+    values |= memory_values(program, layout, arena.total_bytes)
+    values |= _counter_values(program, arena.total_bytes)
+    values |= observation_values(program, layout) | action_values(program, layout)
+    values["summary"] = summary_of(program, is_value=is_value)
+    values |= value_values(program, layout, arena.offsets)
+    values["shapes"] = f"{values['shapes']}{count_arrays(program)}"
     for part in ("step_types", "step_declarations", "step_functions"):
         values[part] = fill_template(f"{part}.in", values).decode()
     return values | {"usage": fill_template("policy_usage.in", values).decode()}
@@ -114,24 +128,12 @@ def _layer_calls(program: IntegerPolicy | BareNetwork, layout: Layout, offsets: 
             for place, argument in enumerate(call.arguments):
                 shape = _shape_name(program.name, index, number, place)
                 parts.append(f"{argument}u" if isinstance(argument, int) else shape)
-            body += f"        {_wrapped_call(call.function, parts)}\n"
+            body += f"        {c_call(call.function, parts)}\n"
         calls.append(f"    if (eqrl_is_selected({index}u, first, last)) {{\n{body}    }}\n")
     locals_ = "    const uint32_t *const params = state->params;\n    int8_t *const arena = state->arena;\n"
     uses = "".join(calls)
     unused = "".join(f"    (void){name};\n" for name in ("params", "arena") if f"{name} +" not in uses)
     return locals_ + unused + uses if calls else ""
-
-
-def _wrapped_call(function: str, arguments: list[str]) -> str:
-    """Break a call into lines of at most _WIDTH columns."""
-    lines, line = [], f"{function}("
-    for i, argument in enumerate(arguments):
-        piece = argument + (");" if i == len(arguments) - 1 else ", ")
-        if len(line) + len(piece) > _WIDTH - 8 and not line.endswith("("):
-            lines.append(line.rstrip())
-            line = "    "
-        line += piece
-    return "\n        ".join([*lines, line])
 
 
 def _place(network: IntegerNetwork, layout: Layout, offsets: Mapping[str, int], name: str) -> str:
@@ -165,71 +167,31 @@ def _c_row(row: tuple[int | tuple[int, ...], ...]) -> str:
     return "{" + ", ".join(str(v) if isinstance(v, int) else _c_row(v) for v in row) + "}"
 
 
-def _action_values(policy: IntegerPolicy, entry: Entry) -> dict[str, object]:
-    action, block = policy.action, f"state->params + {entry.offset // 4}"
-    size = f"{policy.name.upper()}_NUM_OUTPUTS"
-    element_bytes = np.dtype(policy.network.tensors[policy.network.outputs[0]].dtype).itemsize
-    features = " x ".join(str(n) for n in policy.observation.shape) or "1"
-    observed = f"{features} float observation{_plural(policy.observation.size)} in"
-    if isinstance(action, AffineEdge):
-        return {
-            "summary": f"{observed}, {len(action.gain)} float action{_plural(len(action.gain))} out.",
-            "action_layout": f"{4 * len(action.gain)} bytes.",
-            "action_field": f"    float action[{size}]; /* shape {_c_shape(action.shape)} */\n",
-            "decode": f"    const uint32_t *const block = {block};\n"
-            f"    eqrl_affine_f32(block, output, {element_bytes}u, action->action, {size});\n",
-        }
-    last = action.start + action.num_actions - 1
-    masked = "eqrl_argmax_masked" if action.is_masked else "eqrl_argmax"
-    mask = "action_mask, " if action.is_masked else ""
-    return {
-        "summary": f"{observed}, discrete action {action.start} to {last} out.",
-        "action_layout": "4 bytes.",
-        "action_field": f"    int32_t action; /* {action.start} to {last} */\n",
-        "decode": f"    const uint32_t *const block = {block};\n"
-        f"    action->action = {masked}(block, output, {element_bytes}u, {mask}{size});\n",
-    }
-
-
-def _mask_values(policy: IntegerPolicy) -> dict[str, object]:
-    size, num_actions = 4 * policy.observation.size, num_outputs(policy.action)
-    if not (isinstance(policy.action, ArgmaxEdge) and policy.action.is_masked):
-        keys = ("mask_field", "mask_parameter", "mask_is_null", "mask_of_observation")
-        return {
-            **dict.fromkeys(keys, ""),
-            "observation_layout": f"{size} bytes.",
-            "batch_mask": "        (void)action_masks; /* this policy takes none */\n",
-        }
-    padded = size + num_actions + -num_actions % 4
-    field = f"uint8_t action_mask[{policy.name.upper()}_NUM_OUTPUTS]"
-    copy = "action_masks == NULL ? (uint8_t)1 : action_masks[row * sizeof observation.action_mask + i]"
-    return {
-        "observation_layout": f"{padded} bytes; action_mask at {size}.",
-        "mask_field": f"    {field}; /* 0: not allowed; if none is, the mask is ignored */\n",
-        "mask_parameter": "    const uint8_t *action_mask,\n",
-        "mask_is_null": "action_mask == NULL || ",
-        "mask_of_observation": "observation->action_mask, ",
-        "batch_mask": "        for (size_t i = 0; i < sizeof observation.action_mask; i++) {\n"
-        f"            observation.action_mask[i] = {copy};\n        }}\n",
-    }
-
-
 def _counter_values(program: IntegerPolicy | BareNetwork, arena_bytes: int) -> dict[str, object]:
     """Return what the state says of its saturation counters; only a policy has any."""
     if isinstance(program, BareNetwork):
         keys = ("counters_macro", "counters_at", "counters_field", "counters_clear")
         return {**dict.fromkeys(keys, ""), "state_bytes": 4 + arena_bytes}
-    name, count = f"{program.name.upper()}_NUM_COUNTERS", num_features(program.observation.shape)
+    name, count = f"{program.name.upper()}_NUM_COUNTERS", sum(counter_counts(program))
     what = {"element": "one an input", "last axis": "one for each of the last axis", "all": "for all inputs"}
+    comment, which = (
+        what[feature_unit(program.observation.part.shape)],
+        f"input i in\n     * saturated[i % {name}]",
+    )
+    if program.more_observations:
+        counts = zip(program.parts, counter_counts(program), strict=True)
+        comment = c_comment("; ".join(f"{part.name}: {n}" for part, n in counts))
+        which = "those of each part\n     * behind those of the parts before"
+    before = 4 + arena_bytes + program.memory_bytes
     return {
-        "counters_macro": f"#define {name} {count}u /* {what[feature_unit(program.observation.shape)]} */\n",
-        "counters_at": f", saturated at {4 + arena_bytes}",
-        "counters_field": "    /* How often inputs were clamped or not finite, 65535 at most: input i in\n"
-        f"     * saturated[i % {name}]. init sets all to 0, reset keeps them.\n     */\n"
+        "counters_macro": f"#define {name} {count}u /* {comment} */\n",
+        "counters_at": f", saturated at {before}",
+        "counters_field": f"    /* How often inputs were clamped or not finite, 65535 at most: {which}."
+        " init sets all to 0, reset keeps them.\n     */\n"
         f"    uint16_t saturated[{name}];\n",
         "counters_clear": f"    for (uint32_t i = 0; i < {name}; i++) {{\n"
         "        state->saturated[i] = 0u;\n    }\n",
-        "state_bytes": 4 + arena_bytes + (2 * count + 3) // 4 * 4,
+        "state_bytes": before + (2 * count + 3) // 4 * 4,
     }
 
 
@@ -241,16 +203,11 @@ def _block_comments(program: IntegerPolicy | BareNetwork, layout: Layout) -> lis
     comments += [c_comment(f"constant '{name}'") for name in layout.constants]
     if isinstance(program, BareNetwork):
         return comments
-    return [f"observation: zero point {program.observation.zero_point}", *comments, "action"]
+    parts = [f"{c_comment(edge.part.name)}: zero point {edge.zero_point}" for edge in program.observations]
+    fills = ["frames: what an empty ring holds"] if program.frames is not None else []
+    fills += [c_comment(f"state '{state.input}': what it begins with") for state in program.recurrent]
+    return [*parts, *comments, *fills, *(c_comment(f"value '{v.name}'") for v in program.values), "action"]
 
 
 def _commented_words(comment: str, values: bytes) -> str:
     return f"    /* {comment} */\n{c_words(values)}"
-
-
-def _plural(count: int) -> str:
-    return "" if count == 1 else "s"
-
-
-def _c_shape(shape: tuple[int, ...]) -> str:
-    return "[" + ", ".join(str(n) for n in shape) + "]"

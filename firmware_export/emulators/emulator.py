@@ -114,6 +114,35 @@ class EmulatedFirmware:
         ends = (self._observation.address, self._action.address)
         return self._map("step", (self._state.address, *ends), observations, ends, self.action_bytes)
 
+    def step_with_memory(
+        self, observations: NDArray[np.uint8], memory: NDArray[np.uint8], memory_offset: int
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.int32]]:
+        """Call NAME_step on structs and on NAME_memory [N, memory_bytes]; also return this after each step.
+
+        memory_offset  of the memory in NAME_state
+        """
+        kept = [self._state.address + memory_offset, memory.shape[1]]
+        observation, action = self._observation.address, self._action.address
+        found, status = self._map_chunks(
+            self._function("step"),
+            (self._state.address, observation, action),
+            np.concatenate((observations, memory), axis=1),
+            inputs=[[observation, observations.shape[1]], kept],
+            outputs=[[action, self.action_bytes], kept],
+        )
+        return found[:, : self.action_bytes], found[:, self.action_bytes :], status
+
+    def call(self, function: str, *arguments: int) -> int:
+        """Call NAME_function(state, arguments...) with integers; return its result as a signed number."""
+        return self._call(function, (self._state.address, *arguments), [], b"")
+
+    def read_state(self, offset: int, num_bytes: int) -> bytes:
+        """Return bytes of NAME_state."""
+        where = [self._state.address + offset, num_bytes]
+        function, nothing = self._function("reset"), np.zeros((1, 0), np.uint8)
+        found, _ = self._map_chunks(function, (0,), nothing, inputs=[], outputs=[where])  # NULL: does nothing
+        return bytes(found[0])
+
     def infer(
         self,
         inputs: NDArray[np.uint8],
@@ -130,12 +159,20 @@ class EmulatedFirmware:
         arguments, ends = self._ends(inputs.shape[1], input_offsets, output_offsets, output_bytes)
         return self._map("infer", arguments, inputs, ends, output_bytes)
 
-    def profile(self, observation: NDArray[np.uint8]) -> Profile:
-        """Count one NAME_step on a NAME_observation [size], on a copy of the machine."""
+    def profile(
+        self, observation: NDArray[np.uint8], memory: NDArray[np.uint8] | None = None, memory_offset: int = 0
+    ) -> Profile:
+        """Count one NAME_step on a NAME_observation [size], on a copy of the machine.
+
+        memory  NAME_memory [memory_bytes] before the step, at `memory_offset` of NAME_state; None: as it is
+        """
         payload = np.ascontiguousarray(observation, np.uint8).tobytes()
         assert len(payload) == self.observation_bytes
         arguments = (self._state.address, self._observation.address, self._action.address)
         chunks = [[self._observation.address, len(payload)]]
+        if memory is not None:
+            chunks.append([self._state.address + memory_offset, memory.size])
+            payload += np.ascontiguousarray(memory, np.uint8).tobytes()
         return self._profile("step", arguments, chunks, payload)
 
     def count_instructions(self, observation: NDArray[np.uint8]) -> int:
@@ -259,25 +296,35 @@ class EmulatedFirmware:
         ends: tuple[int, int],
         output_bytes: int,
     ) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-        outputs = np.empty((len(rows), output_bytes), np.uint8)
+        return self._map_chunks(
+            function,
+            arguments,
+            rows,
+            inputs=[[ends[0], rows.shape[1]]],
+            outputs=[[ends[1], output_bytes]],
+        )
+
+    def _map_chunks(
+        self,
+        function: int,
+        arguments: Sequence[int],
+        rows: NDArray[np.uint8],
+        *,
+        inputs: list[list[int]],
+        outputs: list[list[int]],
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+        """Call for each row, written to the chunks `inputs`; return bytes of `outputs`, and results."""
+        output_bytes = sum(size for _, size in outputs)
+        found = np.empty((len(rows), output_bytes), np.uint8)
         status = np.empty(len(rows), np.int32)
-        header = {
-            "function": function,
-            "arguments": arguments,
-            "input": ends[0],
-            "output": ends[1],
-            "input_bytes": rows.shape[1],
-            "output_bytes": output_bytes,
-        }
+        header = {"function": function, "arguments": arguments, "inputs": inputs, "outputs": outputs}
         for start in range(0, len(rows), _ROWS_A_REQUEST):
             part = np.ascontiguousarray(rows[start : start + _ROWS_A_REQUEST], np.uint8)
             _, payload = self._process.request("map", {**header, "count": len(part)}, part.tobytes())
             split = len(part) * output_bytes
-            outputs[start : start + len(part)] = np.frombuffer(payload[:split], np.uint8).reshape(
-                len(part), -1
-            )
+            found[start : start + len(part)] = np.frombuffer(payload[:split], np.uint8).reshape(len(part), -1)
             status[start : start + len(part)] = np.frombuffer(payload[split:], "<i4")
-        return outputs, status
+        return found, status
 
     def _function(self, name: str) -> int:
         return self._elf.address(f"{self._name}_{name}")

@@ -142,15 +142,15 @@ class QemuEngine:
         return {"result": self._returned(*self._gdb.exchange(self._state()))}, b""
 
     def _map(self, header: Mapping[str, Any], payload: bytes) -> Reply:
-        in_bytes, out_bytes = header["input_bytes"], header["output_bytes"]
-        calling = self._calling(header)
-        reading_output = reading(header["output"], out_bytes)
+        inputs, calling = header["inputs"], self._calling(header)
+        in_bytes = sum(size for _, size in inputs)
+        reading_outputs = [ask for address, size in header["outputs"] for ask in reading(address, size)]
         outputs, results = [], array("i")
         for row in range(header["count"]):
             content = payload[row * in_bytes : (row + 1) * in_bytes]
-            *answers, _ = self._gdb.exchange([*writing(header["input"], content), *calling])
+            *answers, _ = self._gdb.exchange([*_writing_chunks(inputs, content), *calling])
             require_ok(answers)
-            pc, result, *parts = self._gdb.exchange([*self._state(), *reading_output])
+            pc, result, *parts = self._gdb.exchange([*self._state(), *reading_outputs])
             results.append(self._returned(pc, result))
             outputs.append(from_answers(parts))
         return {}, b"".join(outputs) + results.tobytes()

@@ -28,7 +28,7 @@ _PAINT = 0xA5
 _SET, _CLEAR = 0x2000, 0x3000  # RP2040: aliases of a register block
 
 Header = dict[str, Any]
-Ends = tuple[int, int, int]  # where a row goes, where its output lies, bytes of the output
+Chunks = list[list[int]]  # (address, bytes): the parts of a row, one after another
 
 
 @dataclass(frozen=True)
@@ -105,9 +105,15 @@ class Machine:
         return self._run(function)
 
     def map(
-        self, function: int, arguments: tuple[int, ...], stack_top: int, rows: list[bytes], ends: Ends
+        self,
+        function: int,
+        arguments: tuple[int, ...],
+        stack_top: int,
+        rows: list[bytes],
+        inputs: Chunks,
+        outputs: Chunks,
     ) -> bytes:
-        """Call for each of the rows; return all outputs, then int32 results.
+        """Call for each of the rows, written to `inputs`; return what is in `outputs`, then int32 results.
 
         The registers at the entry are the same each time, so one copy of them serves all rows.
         """
@@ -117,16 +123,20 @@ class Machine:
             self._entry = ((arguments, sp), self.uc.context_save())
         registers = self._entry[1]
         write, read, restore, run = self.uc.mem_write, self.uc.mem_read, self.uc.context_restore, self._run
-        source, target, size = ends
-        outputs, results = [], array("i")
+        sources, start = [], 0
+        for address, size in inputs:
+            sources.append((address, start, start + size))
+            start += size
+        found, results = [], array("i")
         for row in rows:
-            write(source, row)
+            for address, start, end in sources:
+                write(address, row[start:end])
             if stacked:
                 write(sp, stacked)  # the callee may have changed what was there
             restore(registers)
             results.append(run(function))
-            outputs.append(read(target, size))
-        return b"".join(outputs) + results.tobytes()
+            found += [read(address, size) for address, size in outputs]
+        return b"".join(found) + results.tobytes()
 
     def entry_sp(self, arguments: tuple[int, ...], stack_top: int) -> int:
         """Return SP at the entry of a call: arguments beyond the registers lie there, aligned."""
@@ -175,12 +185,13 @@ class Worker:
         }, b""
 
     def map(self, header: Header, payload: bytes) -> tuple[Header, bytes]:
-        """Write each row to `input`, call, read `output`; return outputs, then int32 results."""
-        size = header["input_bytes"]
-        rows = [payload[start : start + size] for start in range(0, len(payload), size)]
-        ends = (header["input"], header["output"], header["output_bytes"])
+        """Write each row to `inputs`, call, read `outputs`; return these of all rows, then int32 results."""
+        inputs, outputs = header["inputs"], header["outputs"]
+        size = sum(part for _, part in inputs)
+        rows = [payload[row * size : (row + 1) * size] for row in range(header["count"])]
         function, arguments = header["function"], tuple(header["arguments"])
-        return {}, self._playing().map(function, arguments, self._load["stack_top"], rows, ends)
+        stack_top = self._load["stack_top"]
+        return {}, self._playing().map(function, arguments, stack_top, rows, inputs, outputs)
 
     def profile(self, header: Header, payload: bytes) -> tuple[Header, bytes]:
         """Call one function on a copy of the machine, counting everything."""

@@ -9,7 +9,7 @@ from firmware_export.layouts.writers import (
     hash_comment,
     json_text,
     kconfig_string,
-    one_line,
+    metadata_line,
     path_list,
     properties,
     yaml_mapping,
@@ -50,7 +50,7 @@ def library_files(
         "compiled": path_list([path for path in (*own, *runtime) if path.endswith(".c")], "", " "),
     }
     made = {path: fill_template(template, {**facts, **lists}) for path, template in _TEMPLATES.items()}
-    owner, version = one_line(licence_holder or "", 100), f"1.0.{sequence}"
+    owner, version = metadata_line(licence_holder or "", 100), f"1.0.{sequence}"
     metadata = {
         "library.properties": f"{header}\n{_arduino(program.name, title, owner, version, headers)}",
         "library.json": _platformio(program.name, title, owner, version, headers),

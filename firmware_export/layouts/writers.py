@@ -10,7 +10,7 @@ _PATH = re.compile(r"[A-Za-z0-9_]+(/[A-Za-z0-9_]+)*\.[a-z]+")
 _KEY = re.compile(r"[a-z_]+")
 
 
-def one_line(text: str, longest: int = 200) -> str:
+def metadata_line(text: str, longest: int = 200) -> str:
     """Return `text` as one line of printable characters, single-spaced, at most `longest` of them."""
     printable = "".join(ch if ch.isprintable() else " " for ch in text)
     return " ".join(printable.split())[:longest].rstrip()
@@ -24,7 +24,7 @@ def hash_comment(*lines: str) -> str:
 
 def properties(facts: Mapping[str, str]) -> str:
     """Return `key=value` lines as Arduino reads them: a value goes to the end of its line."""
-    return "".join(f"{_checked(_KEY, key)}={one_line(value)}\n" for key, value in facts.items())
+    return "".join(f"{_checked(_KEY, key)}={metadata_line(value)}\n" for key, value in facts.items())
 
 
 def yaml_mapping(facts: Mapping[str, object], depth: int = 0) -> str:
@@ -35,7 +35,7 @@ def yaml_mapping(facts: Mapping[str, object], depth: int = 0) -> str:
         if isinstance(value, Mapping):
             text += f"{head}\n{yaml_mapping(value, depth + 1)}"
         else:
-            text += f"{head} {json.dumps(one_line(str(value)))}\n"
+            text += f"{head} {json.dumps(metadata_line(str(value)))}\n"
     return text
 
 
@@ -46,7 +46,7 @@ def json_text(facts: Mapping[str, object]) -> str:
 
 def kconfig_string(text: str) -> str:
     """Return a quoted Kconfig string; a dollar would begin a macro there."""
-    escaped = one_line(text).replace("\\", "/").replace('"', "'").replace("$", " ")
+    escaped = metadata_line(text).replace("\\", "/").replace('"', "'").replace("$", " ")
     return f'"{escaped}"'
 
 

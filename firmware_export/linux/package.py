@@ -1,14 +1,10 @@
 """The folder that runs on a Raspberry Pi: network, C library for every Arm Linux, runner, systemd unit."""
 
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
-
-import numpy as np
 
 from edgeqrl.errors import MissingToolError, UsageError
 from edgeqrl.files import sha256, to_json_bytes
@@ -18,6 +14,7 @@ from firmware_export.build import policy_files, policy_name
 from firmware_export.contract import CONTRACT_FILE
 from firmware_export.emit.golden import GoldenVectors
 from firmware_export.emit.render import fill_text, ownership
+from firmware_export.linux.runner import NO_RUNNER, golden_json, runner_glue
 from firmware_export.toolchain import Compiler, find_compiler, run_compiler
 
 _FILES = Path(__file__).resolve().parent / "files"
@@ -77,14 +74,14 @@ def linux_package(
     """
     values = {"name": policy.name, "title": board.title, "ownership": ownership(licence_holder)}
     files = {
-        f"lib/{machine}/{_LIBRARY}": linux_library(sources, board, compiler, machine) for machine in MACHINES
+        f"lib/{machine}/{_LIBRARY}": linux_library(policy, sources, board, compiler, machine)
+        for machine in MACHINES
     }
     files |= {
         "policy.tflite": tflite,
         CONTRACT_FILE: sources[CONTRACT_FILE],
-        "golden.json": _golden_json(policy, golden),
-        "run.py": (_FILES / "run.py").read_bytes(),
-        "application.py": (_FILES / "application.py").read_bytes(),
+        "golden.json": golden_json(policy, golden),
+        **{path: (_FILES / path).read_bytes() for path in ("run.py", "edgeqrl_policy.py", "application.py")},
         f"edgeqrl-{policy.name}.service": fill_text((_FILES / "policy.service.in").read_text(), values),
         "README.txt": fill_text((_FILES / "readme.txt.in").read_text(), values),
     }
@@ -96,10 +93,13 @@ def linux_package(
     return LinuxPackage(policy.name, board.name, dict(sorted(files.items())), label)
 
 
-def linux_library(sources: Mapping[str, bytes], board: Board, compiler: Compiler, machine: str) -> bytes:
-    """Build the library that run.py loads on a machine (of MACHINES)."""
+def linux_library(
+    policy: IntegerPolicy, sources: Mapping[str, bytes], board: Board, compiler: Compiler, machine: str
+) -> bytes:
+    """Build the library that run.py loads on a machine (of MACHINES), of a policy's export."""
     system, abi, flags = _TARGETS[machine]
-    return _compiled(sources, board, compiler, ("-target", f"{system}-gnu{abi}.{_GLIBC}", *flags, *_SHARED))
+    target = ("-target", f"{system}-gnu{abi}.{_GLIBC}", *flags, *_SHARED)
+    return _compiled(sources, board, compiler, target, runner_glue(policy))
 
 
 def linux_device(
@@ -107,7 +107,8 @@ def linux_device(
 ) -> bytes:
     """Build a static program that speaks the device protocol on its standard input and output."""
     system, abi, flags = _TARGETS[machine]
-    return _compiled(sources, board, compiler, ("-target", f"{system}-musl{abi}", *flags, *_PROGRAM))
+    target = ("-target", f"{system}-musl{abi}", *flags, *_PROGRAM)
+    return _compiled(sources, board, compiler, target, NO_RUNNER)
 
 
 def linux_compiler(name: str | None = None) -> Compiler:
@@ -122,12 +123,14 @@ def linux_compiler(name: str | None = None) -> Compiler:
     return find_compiler(_COMPILER)
 
 
-def _compiled(sources: Mapping[str, bytes], board: Board, compiler: Compiler, flags: Sequence[str]) -> bytes:
+def _compiled(
+    sources: Mapping[str, bytes], board: Board, compiler: Compiler, flags: Sequence[str], glue: str
+) -> bytes:
     if compiler.name != _COMPILER:
         raise ValueError(f"Linux boards are built for by {_COMPILER}, not by {compiler.name}")
     with tempfile.TemporaryDirectory(prefix="edgeqrl-") as temporary:
         folder = Path(temporary)
-        files = _units(sources, board)
+        files = _units(sources, board, glue)
         for path, content in files.items():
             (folder / path).write_bytes(content)
         units = sorted(path for path in files if path.endswith(".c"))
@@ -142,46 +145,11 @@ def _compiled(sources: Mapping[str, bytes], board: Board, compiler: Compiler, fl
         return (folder / _LIBRARY).read_bytes()
 
 
-def _units(sources: Mapping[str, bytes], board: Board) -> dict[str, bytes]:
+def _units(sources: Mapping[str, bytes], board: Board, glue: str) -> dict[str, bytes]:
     """Return what is compiled: the export, the device of all boards, and the port of this family."""
     name = policy_name(sources)
     paths = [*(_PORTS / "common").glob("eqrl_*"), *(_PORTS / "linux").iterdir()]
     exported = policy_files(sources, board, with_selftest=f"{name}_golden.c" in sources)
     exported = {path.removeprefix("src/"): data for path, data in exported.items()}
-    has_mask = b"action_mask" in exported[f"{name}.h"]
-    exported["eqrl_port_policy.h"] += _GLUE.format(name=name, NAME=name.upper(), mask=int(has_mask)).encode()
+    exported["eqrl_port_policy.h"] += glue.encode()
     return {**{path.name: path.read_bytes() for path in paths}, **exported}
-
-
-# What run.py needs beyond what the device does.
-_GLUE = """
-#ifndef EQRL_LINUX_POLICY_H
-#define EQRL_LINUX_POLICY_H
-#define EQRL_PORT_ENCODE {name}_encode
-#if {mask}
-#define EQRL_PORT_DECODE(state, observation, output, action) \\
-    {name}_decode((state), (output), (observation)->action_mask, (action))
-#else
-#define EQRL_PORT_DECODE(state, observation, output, action) {name}_decode((state), (output), (action))
-#endif
-#define EQRL_PORT_NUM_INPUTS {NAME}_NUM_INPUTS
-#define EQRL_PORT_INPUT_BYTES ({NAME}_NUM_INPUTS * (uint32_t)sizeof(*{name}_input(0)))
-#define EQRL_BOARD_NAME "linux"
-#endif
-"""
-
-
-def _golden_json(policy: IntegerPolicy, golden: GoldenVectors) -> bytes:
-    """Return observations as structs in hexadecimal, with the reference's outputs and actions."""
-    observations: Any = np.ascontiguousarray(golden.observations, "<f4").view(np.uint8)
-    if golden.action_masks is not None:
-        padding = ((0, 0), (0, -golden.action_masks.shape[1] % 4))
-        observations = np.hstack((observations, np.pad(golden.action_masks.astype(np.uint8), padding)))
-    actions = golden.actions.astype("<i4" if golden.actions.dtype.kind == "i" else "<f4")
-    rows = {
-        "output_dtype": policy.network.tensors[policy.network.outputs[0]].dtype,
-        "observations": [row.tobytes().hex() for row in observations],
-        "outputs": golden.outputs.tolist(),
-        "actions": [row.tobytes().hex() for row in actions],
-    }
-    return (json.dumps(rows) + "\n").encode()

@@ -106,7 +106,16 @@ enum {
     EQRL_KERNEL_SOFTMAX_S16 = 51,
     EQRL_KERNEL_LOG_SOFTMAX_S8 = 52,
     EQRL_KERNEL_ARG_EXTREME = 53,
-    EQRL_KERNEL_MOVE = 60
+    EQRL_KERNEL_MOVE = 60,
+    EQRL_KERNEL_OBSERVATION_AFFINE_F32 = 70,
+    EQRL_KERNEL_OBSERVATION_U8 = 71,
+    EQRL_KERNEL_OBSERVATION_ONE_HOT = 72,
+    EQRL_KERNEL_FILL = 73, /* what a ring of frames or a recurrent state is filled with */
+    EQRL_KERNEL_MULTI_ARGMAX = 74,
+    EQRL_KERNEL_CATEGORICAL = 75,
+    EQRL_KERNEL_MULTI_BINARY = 76,
+    EQRL_KERNEL_BERNOULLI = 77,
+    EQRL_KERNEL_GAUSSIAN_F32 = 78
 };
 
 /* What stands in for an action that may not be driven. */
@@ -117,12 +126,27 @@ enum {
     EQRL_FAIL_SAFE_DISABLE = 3 /* stop the outputs */
 };
 
+/* What the elements of an observation are. */
+enum {
+    EQRL_ELEMENT_F32 = 0,
+    EQRL_ELEMENT_I32 = 1,
+    EQRL_ELEMENT_U8 = 2
+};
+
+/* One part of an observation of several parts, or of integers. */
+typedef struct {
+    uint32_t type;         /* EQRL_ELEMENT_... */
+    uint32_t offset;       /* in NAME_observation, in bytes */
+    uint32_t num_inputs;   /* elements */
+    uint32_t num_features; /* of low and high, behind those of the parts before: element i is i % num_features */
+} eqrl_contract_part;
+
 /* The facts of a policy that a guard and a device need; NAME_contract.c holds them. */
 typedef struct {
     const char *name;
-    uint32_t num_inputs;   /* elements of an observation */
-    uint32_t num_features; /* of low and high: element i is feature i % num_features */
-    const uint32_t *low;   /* IEEE bits [num_features] */
+    uint32_t num_inputs;   /* elements of an observation, of all its parts */
+    uint32_t num_features; /* of low and high: element i is feature i % num_features, within its part */
+    const uint32_t *low;   /* bits [num_features], as those of the elements: of a float32 or an int32 */
     const uint32_t *high;
     uint32_t observation_bytes; /* sizeof(NAME_observation) */
     uint32_t action_bytes;      /* sizeof(NAME_action) */
@@ -134,9 +158,15 @@ typedef struct {
     const uint8_t *model_sha256;      /* [32], or NULL */
     const uint8_t *contract_sha256;   /* [32], or NULL */
     uint32_t num_counters;            /* saturation counters of the state */
-    uint32_t is_discrete;             /* 1: the action is an int32, 0: it is float32s */
+    uint32_t is_discrete;             /* 1: the action is int32s, 0: it is float32s */
     const uint32_t *action_low;       /* [action_bytes / 4]: bits of the bounds, as the action's own; or NULL: */
     const uint32_t *action_high;      /* no bounds, and float32s must be finite all the same */
+    const eqrl_contract_part *parts;  /* [num_parts] of the observation */
+    uint32_t num_parts;               /* 0: it is one part of float32s, at its start */
+    uint32_t mask_bytes;              /* of the observation's mask of allowed actions; 0: it has none */
+    uint32_t memory_bytes;            /* of what survives a step; 0: a step depends on its observation alone */
+    uint32_t is_stochastic;           /* 1: actions are drawn, by the generator in the memory */
+    uint32_t num_values;              /* float32s beside the action */
 } eqrl_contract;
 
 /* Check a params blob before anything is read from it.

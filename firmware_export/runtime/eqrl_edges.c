@@ -6,19 +6,6 @@
  */
 #include "eqrl_kernels.h"
 
-/* The IEEE bits of float32(value * 2^-fraction_bits), to nearest even; |fraction_bits| <= 60. */
-EQRL_CODE static uint32_t float_bits(int32_t value, int32_t fraction_bits)
-{
-    const int32_t sign = eqrl_is_negative(value);
-    const uint32_t magnitude = ((uint32_t)value ^ (uint32_t)sign) - (uint32_t)sign;
-    int32_t exponent = 127 + 31 - fraction_bits;
-    const uint32_t normal = eqrl_normalise(magnitude, &exponent);
-    const uint32_t kept = normal >> 8; /* 24 bits, the highest of them implicit in the result */
-    const uint32_t rounded = kept + (((normal & 0xFFu) + 127u + (kept & 1u)) >> 8);
-    const uint32_t is_nonzero = (uint32_t)eqrl_is_negative((int32_t)normal); /* bit 31 is set, or all are 0 */
-    return ((((uint32_t)exponent - 1u) << 23) + rounded + ((uint32_t)sign << 31)) & is_nonzero;
-}
-
 /* Activation `i` of an array of int8, int16 or int32. */
 EQRL_CODE static int32_t element(const void *values, uint32_t element_bytes, uint32_t i)
 {
@@ -121,7 +108,7 @@ EQRL_CODE void eqrl_affine_f32(const uint32_t *block, const void *output, uint32
         const int32_t linear = (int32_t)((uint32_t)element(output, element_bytes, i) * gain + offset);
         const int32_t raised = eqrl_select(eqrl_is_less(linear, low), low, linear);
         const int32_t clamped = eqrl_select(eqrl_is_less(high, raised), high, raised);
-        eqrl_store_word(&action[i], float_bits(clamped, fraction_bits));
+        eqrl_store_word(&action[i], eqrl_float_bits(clamped, fraction_bits));
         block += 5;
     }
 }

@@ -39,6 +39,12 @@ EQRL_CODE static uint32_t check_float(uint32_t bits, uint32_t low, uint32_t high
     return is_inside ? 0u : (uint32_t)EQRL_GUARD_RANGE;
 }
 
+EQRL_CODE static uint32_t check_integer(uint32_t bits, uint32_t low, uint32_t high)
+{
+    const int is_inside = (int32_t)bits >= (int32_t)low && (int32_t)bits <= (int32_t)high;
+    return is_inside ? 0u : (uint32_t)EQRL_GUARD_RANGE;
+}
+
 #define MINUS_INFINITY 0xFF800000u
 #define INFINITY_BITS 0x7F800000u
 
@@ -49,9 +55,7 @@ EQRL_CODE static uint32_t check_action(const eqrl_contract *contract, const uint
         const uint32_t bits = eqrl_load_word(action + 4u * i);
         const int is_bounded = contract->action_low != NULL && contract->action_high != NULL;
         if (contract->is_discrete != 0u) {
-            const int is_outside = is_bounded && ((int32_t)bits < (int32_t)contract->action_low[i] ||
-                                                  (int32_t)bits > (int32_t)contract->action_high[i]);
-            found |= is_outside ? (uint32_t)EQRL_GUARD_RANGE : 0u;
+            found |= is_bounded ? check_integer(bits, contract->action_low[i], contract->action_high[i]) : 0u;
         } else {
             found |= check_float(bits, is_bounded ? contract->action_low[i] : MINUS_INFINITY,
                                  is_bounded ? contract->action_high[i] : INFINITY_BITS);
@@ -135,14 +139,38 @@ EQRL_CODE void eqrl_guard_reset(eqrl_guard *guard, const eqrl_contract *contract
     guard->held = held;
 }
 
+/* The elements of one part; low and high are its features'. */
+EQRL_CODE static uint32_t check_part(const eqrl_contract_part *part, const uint32_t *low, const uint32_t *high,
+                                     const uint8_t *observation)
+{
+    const uint8_t *const values = observation + part->offset;
+    uint32_t found = 0;
+    uint32_t feature = 0;
+    for (uint32_t i = 0; i < part->num_inputs; i++) {
+        if (part->type == (uint32_t)EQRL_ELEMENT_F32) {
+            found |= check_float(eqrl_load_word(values + 4u * i), low[feature], high[feature]);
+        } else {
+            const uint32_t bits = part->type == (uint32_t)EQRL_ELEMENT_U8 ? values[i] : eqrl_load_word(values + 4u * i);
+            found |= check_integer(bits, low[feature], high[feature]);
+        }
+        feature = feature + 1u == part->num_features ? 0u : feature + 1u;
+    }
+    return found;
+}
+
 EQRL_CODE uint32_t eqrl_guard_check(const eqrl_contract *contract, const void *observation)
 {
     const uint8_t *const values = (const uint8_t *)observation;
+    const eqrl_contract_part whole = {EQRL_ELEMENT_F32, 0u, contract->num_inputs, contract->num_features};
+    if (contract->num_parts == 0u) {
+        return check_part(&whole, contract->low, contract->high, values);
+    }
     uint32_t found = 0;
     uint32_t feature = 0;
-    for (uint32_t i = 0; i < contract->num_inputs; i++) {
-        found |= check_float(eqrl_load_word(values + 4u * i), contract->low[feature], contract->high[feature]);
-        feature = feature + 1u == contract->num_features ? 0u : feature + 1u;
+    for (uint32_t i = 0; i < contract->num_parts; i++) {
+        const eqrl_contract_part *const part = &contract->parts[i];
+        found |= check_part(part, contract->low + feature, contract->high + feature, values);
+        feature += part->num_features;
     }
     return found;
 }

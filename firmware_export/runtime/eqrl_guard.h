@@ -51,8 +51,8 @@ typedef struct {
 void eqrl_guard_reset(eqrl_guard *guard, const eqrl_contract *contract, uint32_t *held,
                       uint32_t ticks_per_period, uint32_t timeout_ticks, uint32_t now);
 
-/* Judge a step. observation: float32s; status: what NAME_step returned; action: its action, replaced where the
- * fail-safe or a held action stands in. Returns a sum of EQRL_GUARD_... flags.
+/* Judge a step. observation: a NAME_observation; status: what NAME_step returned; action: its action, replaced
+ * where the fail-safe or a held action stands in. Returns a sum of EQRL_GUARD_... flags.
  */
 uint32_t eqrl_guard_step(eqrl_guard *guard, const eqrl_contract *contract, uint32_t now,
                          const void *observation, eqrl_status status, void *action);

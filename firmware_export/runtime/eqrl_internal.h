@@ -100,16 +100,6 @@ EQRL_INLINE void eqrl_store(void *values, uint32_t element_bytes, int32_t i, int
     }
 }
 
-/* Copy bytes that do not overlap. */
-EQRL_HELPER void eqrl_copy(void *target, const void *source, uint32_t num_bytes)
-{
-    int8_t *const to = (int8_t *)target;
-    const int8_t *const from = (const int8_t *)source;
-    for (uint32_t i = 0; i < num_bytes; i++) {
-        to[i] = from[i];
-    }
-}
-
 /* Read and write the bits of a float (or any 4-aligned word) as an integer. GCC and clang would call
  * memcpy() on a core without unaligned access, as they do not trust the pointer's alignment.
  */
@@ -142,6 +132,16 @@ EQRL_HELPER int32_t eqrl_opaque(int32_t value)
     __asm__("" : "+r"(value));
 #endif
     return value;
+}
+
+/* Copy bytes that do not overlap. Opaque: compilers would make wider accesses of several, aligned or not. */
+EQRL_HELPER void eqrl_copy(void *target, const void *source, uint32_t num_bytes)
+{
+    int8_t *const to = (int8_t *)target;
+    const int8_t *const from = (const int8_t *)source;
+    for (uint32_t i = 0; i < num_bytes; i++) {
+        to[i] = (int8_t)eqrl_opaque(from[i]);
+    }
 }
 
 /* All ones where value < 0, else 0. */
@@ -260,6 +260,26 @@ EQRL_HELPER int32_t eqrl_larger(int32_t a, int32_t b)
 {
     const int32_t above = b - a;
     return a + (above & ~eqrl_is_negative(above));
+}
+
+/* The IEEE bits of float32(value * 2^-fraction_bits), to nearest even; |fraction_bits| <= 60. */
+EQRL_HELPER uint32_t eqrl_float_bits(int32_t value, int32_t fraction_bits)
+{
+    const int32_t sign = eqrl_is_negative(value);
+    const uint32_t magnitude = ((uint32_t)value ^ (uint32_t)sign) - (uint32_t)sign;
+    int32_t exponent = 127 + 31 - fraction_bits;
+    const uint32_t normal = eqrl_normalise(magnitude, &exponent);
+    const uint32_t kept = normal >> 8; /* 24 bits, the highest of them implicit in the result */
+    const uint32_t rounded = kept + (((normal & 0xFFu) + 127u + (kept & 1u)) >> 8);
+    const uint32_t is_nonzero = (uint32_t)eqrl_is_negative((int32_t)normal); /* bit 31 is set, or all are 0 */
+    return ((((uint32_t)exponent - 1u) << 23) + rounded + ((uint32_t)sign << 31)) & is_nonzero;
+}
+
+/* exp(-difference * step) with 32 fraction bits: tables[256], of int16 times tables[256 + 256]. */
+EQRL_HELPER uint32_t eqrl_exponential(const uint32_t *tables, uint32_t element_bytes, uint32_t difference)
+{
+    const uint32_t low = tables[difference & 0xFFu];
+    return element_bytes == 1u ? low : eqrl_high_multiply(tables[256u + (difference >> 8)], low);
 }
 
 #ifdef __cplusplus

@@ -36,6 +36,114 @@ int32_t eqrl_argmax_masked(const uint32_t *block, const void *output, uint32_t e
 void eqrl_affine_f32(const uint32_t *block, const void *output, uint32_t element_bytes, float *action,
                      uint32_t size);
 
+/* eqrl_observe.c: the other kinds of observations, as edgeqrl/network/edges/observation.py says what they mean. */
+
+/* clip(gain * x + offset, low, high) of float32, in fixed point; flags and counters as eqrl_observation_f32,
+ * for what the input's own range cuts. Block: uint32 fraction bits; int32 zero point; then num_rows rows
+ * {uint32 multiplier; int32 (exponent bias * 8 + flags); int32 offset; int32 (low, high << 16)}. Flags: 1 the
+ * gain is negative, 2 and 4: below low and above high is outside the range. Element i has row i % num_rows.
+ */
+eqrl_status eqrl_observation_affine_f32(const uint32_t *block, const float *observation, void *input,
+                                        uint32_t element_bytes, uint32_t size, uint16_t *saturated,
+                                        uint32_t num_counters, uint32_t num_rows);
+
+/* uint8 by a table. Block: int8 or int16 table[256]. */
+void eqrl_observation_u8(const uint32_t *block, const uint8_t *observation, void *input,
+                         uint32_t element_bytes, uint32_t size);
+
+/* eqrl_image.c: how an image becomes grey and smaller, as edgeqrl/network/images.py says. */
+typedef struct {
+    uint32_t width; /* of the raw image, in pixels */
+    uint32_t depth; /* numbers of a pixel when it is resized */
+    uint32_t new_height;
+    uint32_t new_width;
+    uint32_t row_pixel; /* parts of a raw pixel's height, and of a new one's; and so for the width */
+    uint32_t row_span;
+    uint32_t column_pixel;
+    uint32_t column_span;
+    uint32_t area; /* row_span * column_span, below 2^31 / 255 */
+    uint32_t inverse; /* floor((2^32 - 1) / area) */
+    uint32_t is_half_up; /* halves are rounded up; else to even */
+    uint32_t grey; /* 0: no, 1: before resizing, 2: after it */
+} eqrl_image;
+
+/* uint8 images, converted, by a table. Block: int8 or int16 table[256]. */
+void eqrl_observation_image(const uint32_t *block, const uint8_t *observation, void *input,
+                            uint32_t element_bytes, const eqrl_image *image);
+
+/* eqrl_observe.c again. */
+
+/* Indices -> 1 among 0s, counts[i] elements for index i. Block: int32 {1, 0} of the input; int32 start[size].
+ * An index of no class takes the nearest, is counted and gives EQRL_SATURATED.
+ */
+eqrl_status eqrl_observation_one_hot(const uint32_t *block, const int32_t *observation, void *input,
+                                     uint32_t element_bytes, uint32_t size, uint16_t *saturated,
+                                     uint32_t num_counters, const uint32_t *counts);
+
+/* eqrl_frames.c: what survives a step. */
+
+/* Set all of a ring of frames, or of a recurrent state, to one value. Block: int32 value. */
+void eqrl_fill(const uint32_t *block, void *target, uint32_t element_bytes, uint32_t size);
+
+/* Put a frame into slot *next of a ring of num_frames; *next goes on, *filled counts to num_frames. Any
+ * numbers may be there: a *next beyond the ring is taken for 0, a *filled beyond it for all of it.
+ */
+void eqrl_frames_push(const void *frame, void *ring, uint32_t element_bytes, uint32_t num_frames,
+                      uint32_t frame_size, uint32_t *next, uint32_t *filled);
+
+/* Stack a ring into target[outer][num_frames][inner], the oldest frame first, after at least one push. What is
+ * older than `filled` frames is the oldest of them. A frame is outer * inner elements.
+ */
+void eqrl_frames_gather(const void *ring, uint32_t next, uint32_t filled, void *target, uint32_t element_bytes,
+                        uint32_t num_frames, uint32_t outer, uint32_t inner);
+
+/* eqrl_random.c: xoshiro128**. */
+
+/* Set four words by a seed of 64 bits; they are never all 0. */
+void eqrl_random_seed(uint32_t *random, uint32_t low, uint32_t high);
+uint32_t eqrl_draw_word(uint32_t *random);
+
+/* eqrl_heads.c: several discrete actions, and such as are drawn; edgeqrl/network/edges/decode.py is the twin. */
+
+/* num_actions discrete actions, action i from counts[i] outputs. action_mask has a byte an output, or is NULL;
+ * where it allows nothing of an action it is ignored there. Block: int32 start[num_actions].
+ */
+void eqrl_multi_argmax(const uint32_t *block, const void *output, uint32_t element_bytes,
+                       const uint8_t *action_mask, int32_t *action, const uint32_t *counts,
+                       uint32_t num_actions);
+
+/* The same drawn by the softmax, one word an action. Block: int32 start[num_actions]; uint32 exponentials[256],
+ * and 256 more for int16.
+ */
+void eqrl_categorical(const uint32_t *block, const void *output, uint32_t element_bytes,
+                      const uint8_t *action_mask, int32_t *action, const uint32_t *counts,
+                      uint32_t num_actions, uint32_t *random);
+
+/* 1 where the output is above its threshold. Block: int32 threshold[size]. */
+void eqrl_multi_binary(const uint32_t *block, const void *output, uint32_t element_bytes, int32_t *action,
+                       uint32_t size);
+
+/* The same drawn by the logistic, one word an action. Block: int32 threshold[size]; exponentials as above. */
+void eqrl_bernoulli(const uint32_t *block, const void *output, uint32_t element_bytes, int32_t *action,
+                    uint32_t size, uint32_t *random);
+
+/* eqrl_gaussian.c */
+
+/* A standard normal from a word, with 16 fraction bits; |z| < 6.5. */
+int32_t eqrl_normal(uint32_t word);
+
+/* tanh with 30 fraction bits, of a value with 20. */
+int32_t eqrl_squash(int32_t value);
+
+/* float32 actions drawn around the outputs, one word an action; by way of tanh if is_squashed is 1. log_std is
+ * another output, or NULL. Block: int32 {gain, offset, std, fraction bits, and behind the tanh gain, offset;
+ * low, high, fraction bits} an action; with log_std: int32 {lowest, highest} of it, exponentials as above for
+ * its log_std_bytes.
+ */
+void eqrl_gaussian_f32(const uint32_t *block, const void *output, uint32_t element_bytes, const void *log_std,
+                       uint32_t log_std_bytes, float *action, uint32_t size, uint32_t is_squashed,
+                       uint32_t *random);
+
 /* eqrl_dense.c */
 
 /* FULLY_CONNECTED of num_rows rows. Block: int8 {input zero point, output zero point, output_min, output_max};

@@ -52,4 +52,13 @@ void eqrl_board_stop(void)
     num_stopped++;
 }
 
+#if EQRL_PORT_IS_STOCHASTIC
+int eqrl_board_seed(uint32_t seed[2])
+{
+    seed[0] = host_ticks;
+    seed[1] = 77u;
+    return host_ticks != 0u;
+}
+#endif
+
 #endif

@@ -58,7 +58,7 @@ static void require_hello(uint8_t sequence)
 {
     uint8_t request[16];
     memset(request, 0, sizeof request);
-    request[8] = 1;
+    request[8] = (uint8_t)EQRL_PROTOCOL_VERSION;
     REQUIRE(eqrl_frame_finish(request, EQRL_REQUEST_HELLO, sequence, 4u) == sizeof request);
     host_ticks += 200000u; /* an unfinished frame is dropped */
     eqrl_device_poll(0u);

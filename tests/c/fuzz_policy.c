@@ -178,7 +178,7 @@ static void check(const uint8_t *data, size_t size)
 
 static int has_not_finite(void)
 {
-    for (size_t i = 0; i < FUZZ_CONST(NUM_INPUTS); i++) {
+    for (size_t i = 0; i < sizeof observation->observation / sizeof observation->observation[0]; i++) {
         uint32_t bits;
         memcpy(&bits, &observation->observation[i], sizeof bits);
         if ((bits & 0x7F800000u) == 0x7F800000u) {
@@ -215,23 +215,66 @@ static void require_action(void)
 #define DECODE_WITH(output) FUZZ(decode)(state, (output), action)
 #endif
 
+/* A memory that the policy did not write: any bytes, and now and then numbers in range or nearly so. */
+static void forge_memory(const uint8_t *data, size_t size)
+{
+#if FUZZ_NUM_FRAMES
+    fill(&state->memory, sizeof state->memory, data + size / 2u, size - size / 2u);
+    if (size > 0u && (data[0] & 1u) != 0u) {
+        state->memory.frames_next %= FUZZ_NUM_FRAMES + 2u;
+        state->memory.frames_filled %= FUZZ_NUM_FRAMES + 2u;
+    }
+#else
+    (void)data;
+    (void)size;
+#endif
+}
+
+/* The memory as docs/c-api.md says that it is taken. */
+static void mend_memory(void)
+{
+#if FUZZ_NUM_FRAMES
+    if (state->memory.frames_next >= FUZZ_NUM_FRAMES) {
+        state->memory.frames_next = 0u;
+    }
+    if (state->memory.frames_filled > FUZZ_NUM_FRAMES) {
+        state->memory.frames_filled = FUZZ_NUM_FRAMES;
+    }
+#endif
+}
+
+static void require_memory(void)
+{
+#if FUZZ_NUM_FRAMES
+    REQUIRE(state->memory.frames_next < FUZZ_NUM_FRAMES);
+    REQUIRE(state->memory.frames_filled - 1u < FUZZ_NUM_FRAMES);
+#endif
+}
+
 static eqrl_status step(const uint8_t *data, size_t size)
 {
     fill(observation, sizeof *observation, data, size);
     memset(action, 0xA5, sizeof *action);
+    forge_memory(data, size);
     const eqrl_status status = FUZZ(step)(state, observation, action);
+    require_memory();
     REQUIRE(status >= 0 && status <= (EQRL_SATURATED | EQRL_NOT_FINITE));
     REQUIRE(((status & EQRL_NOT_FINITE) != 0) == has_not_finite());
     require_action();
     return status;
 }
 
-/* The parts of a step, cut anywhere, give what the step gave. */
+/* The parts of a step, cut anywhere, give what the step gave; also with the memory as it was taken. */
 static void slices(const uint8_t *data, size_t size)
 {
     const eqrl_status status = step(data, size);
     FUZZ_ACTION whole;
     memcpy(&whole, action, sizeof whole);
+#if FUZZ_NUM_FRAMES
+    const FUZZ_MEMORY after = state->memory;
+#endif
+    forge_memory(data, size);
+    mend_memory();
     memset(action, 0xA5, sizeof *action);
     if (FUZZ_NUM_INPUTS > 1) {
         return; /* the others lie in the arena, and the step has used them up */
@@ -242,6 +285,9 @@ static void slices(const uint8_t *data, size_t size)
     REQUIRE(FUZZ(infer_layers)(state, cut, FUZZ_CONST(NUM_LAYERS)) == EQRL_OK);
     REQUIRE(DECODE_WITH(FUZZ(output)(state)) == EQRL_OK);
     REQUIRE(memcmp(&whole, action, sizeof whole) == 0);
+#if FUZZ_NUM_FRAMES
+    REQUIRE(memcmp(&after, &state->memory, sizeof after) == 0);
+#endif
 }
 
 /* Outputs depend on inputs alone, not on what the arena held before. */
@@ -284,8 +330,10 @@ static void decode(const uint8_t *data, size_t size)
 static void encode(const uint8_t *data, size_t size)
 {
     fill(observation, sizeof *observation, data, size);
+    forge_memory(data, size);
     const eqrl_status status = FUZZ(encode)(state, observation, (FUZZ_INPUT_TYPE *)inputs[0]);
     REQUIRE(status >= 0 && ((status & EQRL_NOT_FINITE) != 0) == has_not_finite());
+    require_memory();
 }
 
 /* Null pointers and states that were never made ready; nothing is written then. */

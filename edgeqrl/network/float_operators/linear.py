@@ -13,7 +13,7 @@ from edgeqrl.network.float_operators.operand import (
     float_constant,
     operand,
 )
-from edgeqrl.network.layers.window import Shape4, Window, place_window
+from edgeqrl.network.layers.window import Window, place_window, shape4
 from edgeqrl.network.tflite_model import TensorInfo
 
 _WIDEST = 64  # of a window, where 4 times its input is less
@@ -186,13 +186,8 @@ def _window(op: Operator, large: TensorInfo, small: TensorInfo, kernel: tuple[in
     places = [place_window(padding, large.shape[1 + i], sizes[i], stride[i], dilation[i]) for i in (0, 1)]
     if padding not in ("SAME", "VALID") or (places[0][0], places[1][0]) != small.shape[1:3]:
         raise ValueError("its sizes do not follow from its padding")
-    shapes = _shape4(large), _shape4(small)
+    shapes = shape4(large.shape), shape4(small.shape)
     return Window(*shapes, sizes, stride, dilation, (places[0][1], places[1][1]))
-
-
-def _shape4(tensor: TensorInfo) -> Shape4:
-    n, h, w, c = tensor.shape
-    return n, h, w, c
 
 
 MAKE: dict[str, Make] = {

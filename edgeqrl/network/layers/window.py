@@ -95,3 +95,9 @@ def place_window(padding: str, size: int, kernel: int, stride: int, dilation: in
     reach = (kernel - 1) * dilation + 1
     count = -(-size // stride) if padding == "SAME" else (size - reach) // stride + 1
     return count, max((count - 1) * stride + reach - size, 0) // 2
+
+
+def shape4(shape: tuple[int, ...]) -> Shape4:
+    """Return the shape of an array of four axes."""
+    n, h, w, c = shape
+    return n, h, w, c

@@ -9,7 +9,7 @@ from edgeqrl.network.fixed_point import quantize_multiplier
 from edgeqrl.network.functions import activation_range
 from edgeqrl.network.ir import Layer
 from edgeqrl.network.layers import Conv2D, Dense, DepthwiseConv2D, TransposeConv, Window
-from edgeqrl.network.layers.window import Shape4, place_window
+from edgeqrl.network.layers.window import Shape4, place_window, shape4
 from edgeqrl.network.operators.operand import (
     INTEGER_RULES,
     Operator,
@@ -86,22 +86,22 @@ def has_matching_sizes(op: Operator) -> bool:
 
 def has_matching_channels(op: Operator) -> bool:
     """Weights are [out, h, w, in]; `in` splits the input's channels into groups, and `out` into as many."""
-    (out, _, _, depth), channels = _weights(op).shape, _shape4(op.source)[3]
+    (out, _, _, depth), channels = _weights(op).shape, shape4(op.source.shape)[3]
     is_whole = channels % depth == 0 and out % (channels // depth) == 0
-    return is_whole and _shape4(op.target)[3] == out
+    return is_whole and shape4(op.target.shape)[3] == out
 
 
 def has_matching_multiplier(op: Operator) -> bool:
     """Weights are [1, h, w, out], where `out` is the input's channels times the depth multiplier."""
     first, _, _, out = _weights(op).shape
-    expected = _shape4(op.source)[3] * op.info.number("depth_multiplier")
-    return first == 1 and out == expected == _shape4(op.target)[3]
+    expected = shape4(op.source.shape)[3] * op.info.number("depth_multiplier")
+    return first == 1 and out == expected == shape4(op.target.shape)[3]
 
 
 def has_matching_depth(op: Operator) -> bool:
     """Weights are [out, h, w, in] with the channels of input and output."""
     out, _, _, depth = _weights(op).shape
-    return (depth, out) == (_shape4(_source(op))[3], _shape4(op.target)[3])
+    return (depth, out) == (shape4(_source(op).shape)[3], shape4(op.target.shape)[3])
 
 
 def has_window(op: Operator) -> bool:
@@ -236,7 +236,7 @@ def _window(op: Operator) -> Window | None:
     if len(_source(op).shape) != 4 or len(op.target.shape) != 4:
         return None
     kernel = _weights(op).shape[1:3]
-    large, small = _shape4(_source(op)), _shape4(op.target)
+    large, small = shape4(_source(op).shape), shape4(op.target.shape)
     if op.info.name == "TRANSPOSE_CONV":
         large, small = small, large
     found = window_of(op, large, small, (kernel[0], kernel[1]))
@@ -261,11 +261,6 @@ def window_of(op: Operator, large: Shape4, small: Shape4, kernel: tuple[int, int
     if (places[0][0], places[1][0]) != small[1:3]:
         return None
     return Window(large, small, kernel, stride, dilation, (places[0][1], places[1][1]))
-
-
-def _shape4(tensor: TensorInfo) -> Shape4:
-    n, h, w, c = tensor.shape
-    return n, h, w, c
 
 
 _CONVOLUTION = (*INTEGER_RULES, has_int8_kernel, has_window)

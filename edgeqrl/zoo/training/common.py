@@ -6,7 +6,10 @@ copied from Keras now and then: for networks this small a Keras call costs more 
 
 import datetime
 import platform
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+import edgeqrl.zoo.training.tasks  # noqa: F401 (registers environments)
 from edgeqrl.errors import OutputError
 from edgeqrl.files import sha256, staged_folder, to_json_bytes
 
@@ -26,8 +30,11 @@ TRAINING_SEED = 1
 SELECTION_SEEDS = range(10_000, 10_100)  # choose the best checkpoint
 EVALUATION_SEEDS = range(50_000, 50_100)  # judge it, once
 BOOTSTRAP_SEED = 2026
+LICENCE = "Apache-2.0"  # of the weights, as of the code
 
-AGENT_FILES = ("agent.keras", "card.json")
+# Part of an environment's entry point -> the distribution that simulates it.
+_SIMULATORS = {"box2d": "box2d", "mujoco": "mujoco", "minatar": "MinAtar"}
+AGENT_FILES = ("agent.keras", "agent.zip", "vecnormalize.pkl", "card.json")
 
 
 def build_network(sizes: Sequence[int], last_activation: str | None, seed: int, name: str) -> Any:
@@ -118,7 +125,7 @@ class Experience:
             observation,
             action,
             np.float32(summed),
-            next_observation,
+            np.asarray(next_observation, np.float32),
             np.float32(discount),
         )
         if not self._ring:
@@ -197,6 +204,7 @@ def make_card(
     return {
         "name": name,
         "title": title,
+        "licence": LICENCE,
         "env_id": env_id,
         "algorithm": algorithm,
         "architecture": architecture,
@@ -221,6 +229,32 @@ def make_card(
     }
 
 
+def best_weights(
+    config: Any,
+    rounds: Iterable[int],
+    weights: Callable[[], Any],
+    returns: Callable[[Any, Sequence[int]], NDArray[np.float64]],
+    progress: Progress,
+) -> tuple[Any, float]:
+    """Train through `rounds`; return the weights of the best return on the selection seeds, and the minutes.
+
+    rounds    trains; yields the steps done after each round
+    weights   copies the agent's weights of now
+    returns   plays weights, an episode a seed
+    """
+    started = time.perf_counter()
+    best_return, best = -np.inf, weights()
+    for done in rounds:
+        if done % config.selection_every and done < config.total_steps:
+            continue
+        found = weights()
+        mean = float(returns(found, config.selection_seeds).mean())
+        if mean >= best_return:  # of equals the one trained longest
+            best_return, best = mean, found
+        progress(done, config.total_steps, f"return {mean:.1f}, best {best_return:.1f}")
+    return best, (time.perf_counter() - started) / 60
+
+
 def require_replaceable(output: Path) -> None:
     """Raise OutputError unless the folder `output` is absent or holds an agent and nothing else.
 
@@ -236,21 +270,39 @@ def require_replaceable(output: Path) -> None:
 
 
 def write_agent(model: Any, card: Mapping[str, Any], output: Path) -> Path:
-    """Write `agent.keras` and a completed `card.json` into the folder `output`; return the agent.
+    """Write the Keras `model` and a completed `card.json` into the folder `output`; return the agent."""
+    files = {"agent.keras": keras_bytes(model)}
+    return write_files(files, card, output, ("gymnasium", "keras", "numpy", "tensorflow"))
+
+
+def write_files(
+    files: Mapping[str, bytes], card: Mapping[str, Any], output: Path, libraries: Sequence[str]
+) -> Path:
+    """Write the agent `files` (the first is the network) and a completed `card.json` into `output`.
 
     Whoever interrupts this keeps the agent that was there. Raises OutputError where the folder
     cannot be written.
     """
+    first = next(iter(files))
     with staged_folder(output, keep=False) as folder:
-        model.save(folder / "agent.keras", include_optimizer=False)
+        for name, data in files.items():
+            (folder / name).write_bytes(data)
         complete = {
             **card,
-            "versions": _versions(card["env_id"]),
+            "versions": _versions(card["env_id"], libraries),
             "date": datetime.date.today().isoformat(),
-            "agent_sha256": sha256((folder / "agent.keras").read_bytes()),
+            **{f"{Path(name).stem}_sha256": sha256(data) for name, data in files.items()},
         }
         (folder / "card.json").write_bytes(to_json_bytes(complete))
-    return output / "agent.keras"
+    return output / first
+
+
+def keras_bytes(model: Any) -> bytes:
+    """Return `model` as a `.keras` file without its optimizer."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "agent.keras"
+        model.save(path, include_optimizer=False)
+        return path.read_bytes()
 
 
 def _reset_all(envs: Sequence[gym.Env[Any, Any]], seeds: Sequence[int]) -> NDArray[np.float32]:
@@ -260,15 +312,14 @@ def _reset_all(envs: Sequence[gym.Env[Any, Any]], seeds: Sequence[int]) -> NDArr
     return np.asarray(observations, np.float32)
 
 
-def _versions(env_id: str) -> dict[str, str]:
+def _versions(env_id: str, libraries: Sequence[str]) -> dict[str, str]:
     """Return the versions that decide what training yields: Python's and the libraries'."""
-    import tensorflow as tf
-
-    libraries = ["gymnasium", "keras", "numpy"]
-    if "box2d" in str(gym.spec(env_id).entry_point):
-        libraries.append("box2d")
+    entry_point = str(gym.spec(env_id).entry_point)
+    simulators = [name for part, name in _SIMULATORS.items() if part in entry_point]
     return {
         "python": platform.python_version(),
-        "tensorflow": tf.__version__,
-        **{name: version(name) for name in libraries},
+        **{
+            name: import_module(name).__version__ if name == "tensorflow" else version(name)
+            for name in (*libraries, *simulators)
+        },
     }

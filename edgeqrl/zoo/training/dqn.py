@@ -6,9 +6,9 @@ it plays more evenly than the one being trained. Rewards are never scaled, so Q 
 environment's units.
 """
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -93,27 +93,17 @@ def train(config: DQNConfig, output: Path, progress: common.Progress) -> Path:
     earlier agent.
     """
     common.require_replaceable(output)
-    started = time.perf_counter()
     learner = _Learner(config)
-    best_return, best_weights = -np.inf, common.numpy_weights(learner.target)
-    for done in learner.rounds():
-        if done % config.selection_every and done < config.total_steps:
-            continue
-        weights = common.numpy_weights(learner.target)
-        mean = float(learner.returns(weights, config.selection_seeds).mean())
-        if mean >= best_return:  # of equals the one trained longest
-            best_return, best_weights = mean, weights
-        progress(done, config.total_steps, f"return {mean:.1f}, best {best_return:.1f}")
-    minutes = (time.perf_counter() - started) / 60
-
-    learner.target.set_weights(best_weights)
+    weights = partial(common.numpy_weights, learner.target)
+    best, minutes = common.best_weights(config, learner.rounds(), weights, learner.returns, progress)
+    learner.target.set_weights(best)
     card = common.make_card(
         asdict(config),
         algorithm="DQN (double, n-step, Polyak-averaged network)",
         architecture="-".join(map(str, learner.sizes)) + " dense, ReLU, linear Q outputs",
         head="argmax",
         gradient_steps=learner.num_updates,
-        returns=learner.returns(best_weights, config.evaluation_seeds),
+        returns=learner.returns(best, config.evaluation_seeds),
         minutes=minutes,
     )
     return common.write_agent(learner.target, card, output)

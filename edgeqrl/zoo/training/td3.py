@@ -5,9 +5,9 @@ a tanh: it answers in [-1, 1], and whoever plays it scales that to the environme
 The Polyak-averaged actor is the agent.
 """
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,21 @@ CONFIGS: Mapping[str, TD3Config] = {
             target_return=-180.0,
             total_steps=60_000,
         ),
+        TD3Config(
+            name="halfcheetah-td3",
+            title="HalfCheetah: run forwards",
+            env_id="HalfCheetah-v5",
+            target_return=4000.0,
+            total_steps=400_000,
+            actor_hidden=(128, 128),
+            critic_hidden=(256, 256),
+            steps_per_round=4,
+            updates_per_round=8,
+            buffer_size=400_000,
+            warmup_steps=10_000,
+            selection_every=20_000,
+            selection_seeds=range(10_000, 10_010),  # a thousand steps each
+        ),
     )
 }
 
@@ -74,27 +89,17 @@ def train(config: TD3Config, output: Path, progress: common.Progress) -> Path:
     earlier agent.
     """
     common.require_replaceable(output)
-    started = time.perf_counter()
     learner = _Learner(config)
-    best_return, best_weights = -np.inf, common.numpy_weights(learner.target_actor)
-    for done in learner.rounds():
-        if done % config.selection_every and done < config.total_steps:
-            continue
-        weights = common.numpy_weights(learner.target_actor)
-        mean = float(learner.returns(weights, config.selection_seeds).mean())
-        if mean >= best_return:
-            best_return, best_weights = mean, weights
-        progress(done, config.total_steps, f"return {mean:.1f}, best {best_return:.1f}")
-    minutes = (time.perf_counter() - started) / 60
-
-    learner.target_actor.set_weights(best_weights)
+    weights = partial(common.numpy_weights, learner.target_actor)
+    best, minutes = common.best_weights(config, learner.rounds(), weights, learner.returns, progress)
+    learner.target_actor.set_weights(best)
     card = common.make_card(
         asdict(config),
         algorithm="TD3 (Polyak-averaged actor)",
         architecture="-".join(map(str, learner.sizes)) + " dense, ReLU, tanh output",
         head="tanh",
         gradient_steps=learner.num_updates,
-        returns=learner.returns(best_weights, config.evaluation_seeds),
+        returns=learner.returns(best, config.evaluation_seeds),
         minutes=minutes,
     )
     return common.write_agent(learner.target_actor, card, output)

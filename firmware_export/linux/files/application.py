@@ -6,27 +6,31 @@
 The service reads it from there where it exists; policy_contract.json says what each number means.
 """
 
-_zeros = []
+import math
+
+_zeros = {}
 
 
 def start(policy):
     """Open the hardware. `policy.contract` has names, units, bounds and the control period.
 
-    policy.reset() begins an episode, and arms the guard again once it has latched.
+    policy.reset() begins an episode, forgets the one before, and arms the guard again once it has latched.
     """
-    _zeros[:] = [0.0] * policy.library.num_inputs
+    parts = policy.contract["observation"]["parts"]
+    _zeros.update({part["name"]: [0] * math.prod(part["shape"]) for part in parts})
 
 
 def read():
     """Return the observation, in the environment's units and order, or None where none is due.
 
-    With action masks: (observation, mask). Do not wait here for long: the guard looks at the time in between.
+    An observation of one part may be a list or an array, too. With action masks: (observation, mask). Do not
+    wait here for long: the guard looks at the time in between.
     """
     return _zeros
 
 
 def write(action):
-    """Drive the actuators: an int where actions are discrete, else a list of floats."""
+    """Drive the actuators: an int where actions are discrete, else a list of numbers."""
     print("action", action, flush=True)
 
 

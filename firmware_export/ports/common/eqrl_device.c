@@ -22,9 +22,11 @@
 #define OUTPUT_BYTES (EQRL_PORT_OUTPUT_BYTES <= 4096u ? EQRL_PORT_OUTPUT_BYTES : 0u)
 
 #define MAX_NAME_BYTES 63u
-#define HELLO_BYTES (4u + 4u * 12u + 2u * 32u + 2u * (1u + MAX_NAME_BYTES))
+#define HELLO_WORDS 14u
+#define HELLO_BYTES (4u + 4u * HELLO_WORDS + 2u * 32u + 2u * (1u + MAX_NAME_BYTES))
 #define STATS_BYTES (4u + 4u * (uint32_t)EQRL_NUM_STATS + 2u * EQRL_PORT_NUM_COUNTERS)
-#define STEP_BYTES (16u + ACTION_BYTES + OUTPUT_BYTES)
+#define VALUES_BYTES (4u * EQRL_PORT_NUM_VALUES)
+#define STEP_BYTES (16u + ACTION_BYTES + VALUES_BYTES + OUTPUT_BYTES)
 #define SELFTEST_BYTES 16u
 #define BATCH_BYTES MAX_PAYLOAD
 #define MAX_ROWS ((MAX_PAYLOAD - 4u) / OBSERVATION_BYTES)
@@ -36,7 +38,8 @@ typedef char eqrl_actions_are_words[sizeof(eqrl_port_action_t) % 4u == 0u ? 1 : 
 typedef char eqrl_observations_are_words[sizeof(eqrl_port_observation_t) % 4u == 0u ? 1 : -1];
 
 #define UNFINISHED_MS 100u
-#define REPEATABLE_MS 2000u /* how long a reply is kept for a request that comes again */
+#define REPEATABLE_MS 2000u /* how long a reply is kept for a request that comes again, but see moves_memory */
+#define SEED_BYTES 8u       /* of a RESET that carries one */
 #define LONGEST_TICKS 0x40000000u
 #define SLOWEST_GUARD_HZ 2000u
 
@@ -281,10 +284,18 @@ static void stop_driving(void)
     eqrl_guard_disarm(&guard);
 }
 
-static eqrl_status begin_episode(uint32_t owner)
+/* seed: two words, or NULL: the generator goes on from where it is. */
+static eqrl_status begin_episode(uint32_t owner, const uint32_t *seed)
 {
     stop_driving();
     const eqrl_status status = EQRL_PORT_RESET(&eqrl_port_state);
+#if EQRL_PORT_IS_STOCHASTIC
+    if (status == EQRL_OK && seed != NULL) {
+        (void)EQRL_PORT_SEED(&eqrl_port_state, seed[0], seed[1]);
+    }
+#else
+    (void)seed;
+#endif
     device.owner = status == EQRL_OK ? owner : (uint32_t)NOBODY;
     device.is_lost = 0;
     if (status == EQRL_OK && may_actuate()) {
@@ -304,12 +315,18 @@ void eqrl_device_halt(void)
 
 /* Self-test ------------------------------------------------------------------------------------------------- */
 
-/* The observation's place is free: a request for this has no body. */
+/* The observation's place is free: a request for this has no body. The test runs in a memory of its own making; the
+ * generator is put back, so that what an application draws does not begin anew after each test.
+ */
 static eqrl_status selftest(void)
 {
     eqrl_status status = EQRL_OK;
     uint32_t crc = 0xFFFFFFFFu;
     device.test_rows = 0;
+#if EQRL_PORT_IS_STOCHASTIC
+    uint32_t random[4];
+    eqrl_copy(random, eqrl_port_state.memory.random, (uint32_t)sizeof random);
+#endif
 #if EQRL_PORT_HAS_SELFTEST
     for (uint32_t row = 0; row < EQRL_PORT_SELFTEST_ROWS && status == EQRL_OK; row++) {
         const uint32_t before = ticks();
@@ -324,6 +341,9 @@ static eqrl_status selftest(void)
     if (status == EQRL_OK && device.test_crc != EQRL_PORT_SELFTEST_CRC) {
         status = EQRL_ERROR_SELFTEST;
     }
+#if EQRL_PORT_IS_STOCHASTIC
+    eqrl_copy(eqrl_port_state.memory.random, random, (uint32_t)sizeof random);
+#endif
     (void)EQRL_PORT_RESET(&eqrl_port_state);
     return status;
 }
@@ -419,8 +439,9 @@ static uint32_t hello_flags(void)
 {
     uint32_t flags = device.flags;
     flags |= EQRL_PORT_CONTRACT.is_discrete != 0u ? (uint32_t)EQRL_HELLO_DISCRETE : 0u;
-    flags |= OBSERVATION_BYTES > 4u * EQRL_PORT_CONTRACT.num_inputs ? (uint32_t)EQRL_HELLO_MASKED : 0u;
+    flags |= EQRL_PORT_CONTRACT.mask_bytes != 0u ? (uint32_t)EQRL_HELLO_MASKED : 0u;
     flags |= EQRL_PORT_HAS_MEMORY != 0 ? (uint32_t)EQRL_HELLO_HAS_MEMORY : 0u;
+    flags |= EQRL_PORT_IS_STOCHASTIC != 0 ? (uint32_t)EQRL_HELLO_STOCHASTIC : 0u;
     flags |= EQRL_PORT_HAS_SELFTEST != 0 ? (uint32_t)EQRL_HELLO_HAS_SELFTEST : 0u;
     flags |= may_actuate() != 0 ? (uint32_t)EQRL_HELLO_HAS_FAIL_SAFE : 0u;
     return flags;
@@ -437,7 +458,7 @@ static uint32_t answer_hello(void)
     if (parser.length != 4u) {
         return bad_length();
     }
-    const uint32_t words[12] = {
+    const uint32_t words[HELLO_WORDS] = {
         EQRL_PROTOCOL_VERSION,
         hello_flags(),
         MAX_PAYLOAD,
@@ -450,9 +471,11 @@ static uint32_t answer_hello(void)
         device.clock_hz,
         params_sequence(),
         EQRL_PORT_CONTRACT.fail_safe,
+        EQRL_PORT_CONTRACT.memory_bytes,
+        EQRL_PORT_NUM_VALUES,
     };
     uint32_t size = begin_reply(EQRL_RESULT_OK);
-    for (uint32_t i = 0; i < 12u; i++) {
+    for (uint32_t i = 0; i < HELLO_WORDS; i++) {
         payload[1u + i] = words[i];
     }
     uint8_t *const bytes = (uint8_t *)payload;
@@ -464,27 +487,35 @@ static uint32_t answer_hello(void)
     return size + put_text(bytes + size, EQRL_BOARD_NAME);
 }
 
+/* The seed lies where an observation would. */
 static uint32_t answer_reset(void)
 {
-    if (parser.length != 4u) {
+    const uint32_t flags = argument();
+    const int has_seed = flags == (uint32_t)EQRL_RESET_SEED;
+    const int is_known = flags == 0u || (has_seed && EQRL_PORT_IS_STOCHASTIC != 0);
+    if (parser.length < 4u || (is_known && parser.length != 4u + (has_seed ? SEED_BYTES : 0u))) {
         return bad_length();
     }
-    if (argument() != 0u) {
+    if (!is_known) {
         return begin_reply(EQRL_RESULT_BAD_ARGUMENT);
     }
-    if (is_application_s()) {
+    if (is_application_s() || (has_seed && parser.keeps_body == 0)) {
         return begin_reply(EQRL_RESULT_BUSY);
     }
+    const uint32_t seed[2] = {eqrl_load_word(eqrl_port_observation.bytes),
+                              eqrl_load_word(eqrl_port_observation.bytes + 4)};
     device.is_distrusted = 0;
-    return begin_reply(begin_episode(HOST) == EQRL_OK ? EQRL_RESULT_OK : EQRL_RESULT_STEP_FAILED);
+    const eqrl_status status = begin_episode(HOST, has_seed ? seed : NULL);
+    return begin_reply(status == EQRL_OK ? EQRL_RESULT_OK : EQRL_RESULT_STEP_FAILED);
 }
 
 /* Why a step may not be made, or EQRL_RESULT_OK. */
 static uint32_t step_refusal(uint32_t flags)
 {
     const int drives = (flags & (uint32_t)EQRL_STEP_DRIVE) != 0u;
-    if ((flags & ~((uint32_t)EQRL_STEP_DRIVE | (uint32_t)EQRL_STEP_OUTPUTS)) != 0u ||
-        ((flags & (uint32_t)EQRL_STEP_OUTPUTS) != 0u && OUTPUT_BYTES == 0u)) {
+    const uint32_t known = (uint32_t)EQRL_STEP_DRIVE | (uint32_t)EQRL_STEP_OUTPUTS | (uint32_t)EQRL_STEP_VALUES;
+    if ((flags & ~known) != 0u || ((flags & (uint32_t)EQRL_STEP_OUTPUTS) != 0u && OUTPUT_BYTES == 0u) ||
+        ((flags & (uint32_t)EQRL_STEP_VALUES) != 0u && EQRL_PORT_NUM_VALUES == 0u)) {
         return EQRL_RESULT_BAD_ARGUMENT;
     }
     if (drives && !may_actuate()) {
@@ -523,7 +554,13 @@ static uint32_t answer_step(void)
     payload[1] = (uint32_t)status;
     payload[2] = judged;
     payload[3] = device.stats[EQRL_STAT_TICKS_LAST];
-    const uint32_t size = begin_reply(EQRL_RESULT_OK) + 12u + ACTION_BYTES;
+    uint32_t size = begin_reply(EQRL_RESULT_OK) + 12u + ACTION_BYTES;
+#if EQRL_PORT_NUM_VALUES
+    if ((flags & (uint32_t)EQRL_STEP_VALUES) != 0u) {
+        EQRL_PORT_VALUES(&eqrl_port_state, (float *)(void *)((uint8_t *)payload + size));
+        size += VALUES_BYTES;
+    }
+#endif
     if ((flags & (uint32_t)EQRL_STEP_OUTPUTS) == 0u) {
         return size;
     }
@@ -642,6 +679,12 @@ static uint32_t execute(uint32_t type)
 
 /* Frames ---------------------------------------------------------------------------------------------------- */
 
+/* A step that is made twice would leave another memory: its reply is kept as long as the episode may go on. */
+static int moves_memory(uint32_t type)
+{
+    return EQRL_PORT_HAS_MEMORY != 0 && type == (uint32_t)EQRL_REQUEST_STEP;
+}
+
 static uint32_t answer(void)
 {
     const uint8_t type = eqrl_frame_type(&parser);
@@ -653,7 +696,7 @@ static uint32_t answer(void)
     device.reply = (const uint8_t *)reply_frame;
     const uint32_t now_ms = device.stats[EQRL_STAT_UPTIME_MS];
     if (device.last_bytes != 0u && device.last_type == type && device.last_sequence == sequence &&
-        device.last_crc == parser.crc && now_ms - device.last_ms < REPEATABLE_MS) {
+        device.last_crc == parser.crc && (moves_memory(type) || now_ms - device.last_ms < REPEATABLE_MS)) {
         device.stats[EQRL_STAT_REPEATED]++;
         return device.last_bytes;
     }
@@ -718,6 +761,17 @@ void eqrl_device_poll(uint32_t overruns)
     }
 }
 
+static eqrl_status begin_application_s_episode(void)
+{
+#if EQRL_PORT_IS_STOCHASTIC
+    uint32_t seed[2] = {0u, 0u};
+    const int has_seed = eqrl_board_seed(seed);
+    return begin_episode(APPLICATION, has_seed != 0 ? seed : NULL);
+#else
+    return begin_episode(APPLICATION, NULL);
+#endif
+}
+
 int eqrl_device_run_application(void)
 {
     /* An observation that is being received would be overwritten. */
@@ -730,7 +784,7 @@ int eqrl_device_run_application(void)
     }
     eqrl_status status = EQRL_OK;
     if (due == EQRL_BOARD_EPISODE && device.is_distrusted == 0u) {
-        status = begin_episode(APPLICATION);
+        status = begin_application_s_episode();
     } else if (device.owner != (uint32_t)APPLICATION) {
         return 1; /* it has begun none, or a host has begun another since */
     } else {

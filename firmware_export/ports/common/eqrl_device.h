@@ -8,7 +8,7 @@
 
 #include <stdint.h>
 
-#define EQRL_PROTOCOL_VERSION 1u
+#define EQRL_PROTOCOL_VERSION 2u
 
 /* Requests; a reply has bit 7 set. */
 enum {
@@ -45,11 +45,13 @@ enum {
     EQRL_HELLO_HAS_SELFTEST = 8,
     EQRL_HELLO_HAS_FAIL_SAFE = 16,
     EQRL_HELLO_WATCHDOG_RESET = 32,
-    EQRL_HELLO_RUNS_SLOWLY = 64
+    EQRL_HELLO_RUNS_SLOWLY = 64,
+    EQRL_HELLO_STOCHASTIC = 128
 };
 
-enum { EQRL_STEP_DRIVE = 1, EQRL_STEP_OUTPUTS = 2 }; /* flags of STEP */
-enum { EQRL_STATS_CLEAR = 1 };                       /* flags of STATS */
+enum { EQRL_RESET_SEED = 1 };                                             /* flags of RESET */
+enum { EQRL_STEP_DRIVE = 1, EQRL_STEP_OUTPUTS = 2, EQRL_STEP_VALUES = 4 }; /* flags of STEP */
+enum { EQRL_STATS_CLEAR = 1 };                                            /* flags of STATS */
 
 /* The words of STATS, in their order. */
 enum {

@@ -19,8 +19,8 @@
 
 /* The least that the watchdog waits, in ms. It waits longer where the contract lets an action be held for longer, or
  * where four of the slowest steps take longer, 30 s at most. Where a step takes more than 7.5 s, or there is no time
- * base to measure it with, there is no watchdog. A dead UART stops the main loop for EQRL_WAIT_TURNS, which must fit in,
- * as must the application's functions.
+ * base to measure it with, there is no watchdog. A dead UART stops the main loop for EQRL_WAIT_TURNS, which must fit
+ * in, as must the application's functions.
  */
 #ifndef EQRL_WATCHDOG_MS
 #define EQRL_WATCHDOG_MS 250u
@@ -97,6 +97,9 @@ void eqrl_port_fault(uint32_t exception);
  * eqrl_board_write  apply the action. It has passed the guard: it lies within the contract's bounds, or is the
  *                   fail-safe's. status >= 0 holds EQRL_SATURATED and EQRL_NOT_FINITE. Never called where the
  *                   contract has no fail-safe, nor before an episode has begun.
+ * eqrl_board_seed   of a policy that draws: put two words of chance, from the chip's own source, into *seed and return
+ *                   1, when an episode of the application begins. By default (0) the draws go on from those of the
+ *                   episode before, and after each boot they are the same ones.
  * eqrl_board_stop   bring the actuators into a safe state: called at boot, when an episode begins over one that
  *                   still drives, after a fault, a failed self-test, a step or reset that failed, and where the
  *                   guard says so. It must be callable at any time: before eqrl_board_init, from the handler of
@@ -105,12 +108,13 @@ void eqrl_port_fault(uint32_t exception);
 enum {
     EQRL_BOARD_NOTHING = 0,
     EQRL_BOARD_STEP = 1,   /* a step is due */
-    EQRL_BOARD_EPISODE = 2 /* the same, and an episode begins with it: resets the policy, arms or un-latches the guard */
+    EQRL_BOARD_EPISODE = 2 /* the same, and an episode begins with it: resets the policy, arms or unlatches the guard */
 };
 
 void eqrl_board_init(void);
 int eqrl_board_read(eqrl_port_observation_t *observation);
 void eqrl_board_write(const eqrl_port_action_t *action, eqrl_status status);
+int eqrl_board_seed(uint32_t seed[2]);
 void eqrl_board_stop(void);
 
 #endif

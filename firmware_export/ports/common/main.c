@@ -79,6 +79,14 @@ __attribute__((weak)) void eqrl_board_stop(void)
 {
 }
 
+#if EQRL_PORT_IS_STOCHASTIC
+__attribute__((weak)) int eqrl_board_seed(uint32_t seed[2])
+{
+    (void)seed;
+    return 0;
+}
+#endif
+
 __attribute__((weak)) uint32_t eqrl_port_stack_free_bytes(void)
 {
     return 0;

@@ -12,15 +12,18 @@
 
 #define TICK_HZ 1000000u
 
-void eqrl_linux_sizes(uint32_t sizes[7]);
+void eqrl_linux_sizes(uint32_t sizes[8]);
 int eqrl_linux_init(void);
 int eqrl_linux_reset(void);
+int eqrl_linux_seed(uint32_t low, uint32_t high);
 int eqrl_linux_step(const eqrl_port_observation_t *observation, eqrl_port_action_t *action);
 const void *eqrl_linux_output(void);
-int eqrl_linux_encode(const eqrl_port_observation_t *observation, void *input);
-int eqrl_linux_decode(const eqrl_port_observation_t *observation, const void *output,
+void eqrl_linux_values(float *values);
+int eqrl_linux_encode(const eqrl_port_observation_t *observation, void *inputs);
+int eqrl_linux_decode(const eqrl_port_observation_t *observation, const void *outputs,
                       eqrl_port_action_t *action);
 uint32_t eqrl_linux_guard(const eqrl_port_observation_t *observation, int status, eqrl_port_action_t *action);
+uint32_t eqrl_linux_guard_bad(int is_finite, eqrl_port_action_t *action);
 uint32_t eqrl_linux_guard_idle(eqrl_port_action_t *action);
 uint32_t eqrl_linux_received(uint8_t byte, uint8_t *reply);
 
@@ -62,18 +65,27 @@ void eqrl_board_stop(void)
 {
 }
 
-/* Bytes of observation, action, network input and output; elements of an observation; longest reply; whether
- * there are golden vectors.
+#if EQRL_PORT_IS_STOCHASTIC
+int eqrl_board_seed(uint32_t seed[2])
+{
+    (void)seed;
+    return 0; /* the device's application is run.py's, which seeds by itself */
+}
+#endif
+
+/* Bytes of observation, action, all inputs and all outputs that the policy has with the network, its first output;
+ * longest reply; whether there are golden vectors; whether actions are drawn.
  */
-void eqrl_linux_sizes(uint32_t sizes[7])
+void eqrl_linux_sizes(uint32_t sizes[8])
 {
     sizes[0] = (uint32_t)sizeof(eqrl_port_observation_t);
     sizes[1] = (uint32_t)sizeof(eqrl_port_action_t);
-    sizes[2] = EQRL_PORT_INPUT_BYTES;
-    sizes[3] = EQRL_PORT_OUTPUT_BYTES;
-    sizes[4] = EQRL_PORT_NUM_INPUTS;
+    sizes[2] = EQRL_PORT_INPUTS_BYTES;
+    sizes[3] = EQRL_PORT_OUTPUTS_BYTES;
+    sizes[4] = EQRL_PORT_OUTPUT_BYTES;
     sizes[5] = 65536u + 16u;
     sizes[6] = EQRL_PORT_HAS_SELFTEST;
+    sizes[7] = EQRL_PORT_IS_STOCHASTIC;
 }
 
 /* Also starts and self-tests the device. Returns a status: EQRL_ERROR_SELFTEST where a golden vector differs. */
@@ -96,32 +108,76 @@ int eqrl_linux_reset(void)
     return status;
 }
 
+/* What is drawn follows from these; a reset keeps it. */
+int eqrl_linux_seed(uint32_t low, uint32_t high)
+{
+#if EQRL_PORT_IS_STOCHASTIC
+    return EQRL_PORT_SEED(&state, low, high);
+#else
+    (void)low;
+    (void)high;
+    return EQRL_OK;
+#endif
+}
+
 int eqrl_linux_step(const eqrl_port_observation_t *observation, eqrl_port_action_t *action)
 {
     return EQRL_PORT_STEP(&state, observation, action);
 }
 
-/* The network's output of the last step. */
+/* The network's first output of the last step. */
 const void *eqrl_linux_output(void)
 {
     return EQRL_PORT_OUTPUT(&state);
 }
 
-int eqrl_linux_encode(const eqrl_port_observation_t *observation, void *input)
+/* What the last step gave beside the action. */
+void eqrl_linux_values(float *values)
 {
-    return EQRL_PORT_ENCODE(&state, observation, input);
+#if EQRL_PORT_NUM_VALUES
+    EQRL_PORT_VALUES(&state, values);
+#else
+    (void)values;
+#endif
 }
 
-int eqrl_linux_decode(const eqrl_port_observation_t *observation, const void *output,
+/* The network's inputs, one after another, each at a multiple of 4. */
+int eqrl_linux_encode(const eqrl_port_observation_t *observation, void *inputs)
+{
+    uint8_t *const row = (uint8_t *)inputs;
+    return EQRL_PORT_ENCODE(&state, observation, row);
+}
+
+/* The outputs in the same way. */
+int eqrl_linux_decode(const eqrl_port_observation_t *observation, const void *outputs,
                       eqrl_port_action_t *action)
 {
+    const uint8_t *const row = (const uint8_t *)outputs;
     (void)observation;
-    return EQRL_PORT_DECODE(&state, observation, output, action);
+    return EQRL_PORT_DECODE(&state, observation, row, action);
 }
 
 uint32_t eqrl_linux_guard(const eqrl_port_observation_t *observation, int status, eqrl_port_action_t *action)
 {
     return eqrl_guard_step(&guard, &EQRL_PORT_CONTRACT, eqrl_port_ticks(), observation, status, action);
+}
+
+/* An observation came that no NAME_observation can hold, such as NaN for a byte: the policy is not asked, and the
+ * guard judges one float32 in its place, which is not finite or out of its bounds.
+ */
+uint32_t eqrl_linux_guard_bad(int is_finite, eqrl_port_action_t *action)
+{
+    static const uint32_t bound = 0u;
+    const uint32_t observation = is_finite != 0 ? 0x3F800000u : 0x7FC00000u; /* 1, NaN */
+    eqrl_contract contract = EQRL_PORT_CONTRACT;
+    contract.num_parts = 0u;
+    contract.num_inputs = 1u;
+    contract.num_features = 1u;
+    contract.low = &bound;
+    contract.high = &bound;
+    contract.action_low = NULL;
+    contract.action_high = NULL;
+    return eqrl_guard_step(&guard, &contract, eqrl_port_ticks(), &observation, EQRL_OK, action);
 }
 
 uint32_t eqrl_linux_guard_idle(eqrl_port_action_t *action)

@@ -1,0 +1,129 @@
+"""Ranges that the converter does not choose: states and what is fed back to them share one scale.
+
+The converter's calibration writes a minimum and a maximum beside every tensor of a float32 file, and its
+quantizer reads them. Between the two they are changed here; nothing else of the conversion is. Runs in
+the converter's process.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from edgeqrl.errors import ConverterError
+
+Range = tuple[float, float]
+
+
+def quantize_steered(
+    calibrated: bytes, activations: str, num_states: int, ranges: Mapping[int, Range]
+) -> bytes:
+    """Quantize a calibrated file; inputs cover `ranges`, by position, and states fit what is fed back.
+
+    calibrated   a float32 `.tflite` with a range beside every tensor
+    num_states   the last inputs, which the last outputs are fed back to
+
+    Raises ConverterError where a state and its next value cannot have one scale.
+    """
+    from tensorflow.lite.tools import flatbuffer_utils
+
+    model = flatbuffer_utils.convert_bytearray_to_object(bytearray(calibrated))
+    graph = model.subgraphs[0]
+    inputs = [graph.tensors[i] for i in graph.inputs]
+    pairs = _state_pairs(graph, num_states)
+    for at, wanted in ranges.items():
+        _write(inputs[at], _hull(_read(inputs[at]), wanted))
+    for state, following in pairs:
+        both = _hull(_read(state), _read(following))
+        _write(state, both)
+        _write(following, both)
+
+    def quantized() -> bytes:
+        return _QUANTIZE[activations](bytes(flatbuffer_utils.convert_object_to_bytearray(model)))
+
+    made = quantized()
+    # Some operators have an output scale of their own, such as tanh: the state then takes theirs.
+    if _adopt(pairs, _written(made, num_states)):
+        made = quantized()
+    for state, (taken, given) in zip((s for s, _ in pairs), _written(made, num_states), strict=True):
+        if _params(taken) != _params(given):
+            raise ConverterError(
+                f"The state '{state.name.decode(errors='replace')[:100]}' cannot have the scale of what is "
+                "fed back to it, which TensorFlow Lite fixes otherwise. Let the next state be the output of "
+                "a tanh, a sum or a product of its own."
+            )
+    return made
+
+
+def _state_pairs(graph: Any, num_states: int) -> list[tuple[Any, Any]]:
+    if num_states == 0:
+        return []
+    states, following = graph.inputs[-num_states:], graph.outputs[-num_states:]
+    return [(graph.tensors[a], graph.tensors[b]) for a, b in zip(states, following, strict=True)]
+
+
+def _written(quantized: bytes, num_states: int) -> list[tuple[Any, Any]]:
+    from tensorflow.lite.tools import flatbuffer_utils
+
+    model = flatbuffer_utils.convert_bytearray_to_object(bytearray(quantized))
+    return _state_pairs(model.subgraphs[0], num_states)
+
+
+def _adopt(pairs: list[tuple[Any, Any]], written: list[tuple[Any, Any]]) -> bool:
+    """Give states the range that their next value was quantized for; return whether any differed."""
+    is_changed = False
+    for (state, _), (taken, given) in zip(pairs, written, strict=True):
+        if _params(taken) == _params(given) or given.quantization is None:
+            continue
+        scale, zero_point = _params(given)
+        lowest, highest = (-128, 127) if given.type == _INT8 else (-32767, 32767)
+        _write(state, ((lowest - zero_point) * scale, (highest - zero_point) * scale))
+        is_changed = True
+    return is_changed
+
+
+def _params(tensor: Any) -> tuple[float, int]:
+    found = tensor.quantization
+    if found is None or found.scale is None or len(found.scale) != 1:
+        return 0.0, 0  # stayed float, which the reader tells
+    return float(found.scale[0]), int(found.zeroPoint[0])
+
+
+def _read(tensor: Any) -> Range:
+    found = tensor.quantization
+    if found is None or found.min is None or len(found.min) != 1:
+        raise ConverterError(
+            "This version of TensorFlow gives no ranges between calibration and quantization, which "
+            "recurrent states and images need. Install a version that pyproject.toml of edgeqrl names."
+        )
+    return float(found.min[0]), float(found.max[0])
+
+
+def _write(tensor: Any, wanted: Range) -> None:
+    tensor.quantization.min = np.array([wanted[0]], np.float32)
+    tensor.quantization.max = np.array([wanted[1]], np.float32)
+
+
+def _hull(a: Range, b: Range) -> Range:
+    return min(a[0], b[0]), max(a[1], b[1])
+
+
+def _to_int8(calibrated: bytes) -> bytes:
+    import tensorflow
+    from tensorflow.lite.python.convert import mlir_quantize
+
+    int8 = tensorflow.int8
+    return bytes(mlir_quantize(calibrated, input_data_type=int8, output_data_type=int8))
+
+
+def _to_int16(calibrated: bytes) -> bytes:
+    from tensorflow.lite.python.optimize import calibrator
+
+    quantizer = calibrator.Calibrator(calibrated)._calibrator
+    quantizer.Prepare()  # fed with nothing, so that the ranges in the file stay
+    int16, int64 = np.dtype(np.int16).num, np.dtype(np.int64).num
+    return bytes(quantizer.QuantizeModel(int16, int16, False, int16, int64, False, False))
+
+
+_QUANTIZE: dict[str, Callable[[bytes], bytes]] = {"int8": _to_int8, "int16": _to_int16}
+_INT8 = 9  # tensor type of the file format
