@@ -3,15 +3,18 @@
     python benchmarks/engine.py [--json] [MODEL.tflite ...]
 
 Instructions are not cycles. Sizes are of the whole firmware; on the Pico the image is copied to RAM.
+A network that does not fit a core's board is left out there, and said.
 """
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 from edgeqrl.backends import EMULATED_CORES
 from edgeqrl.backends.emulated import bench_network
+from edgeqrl.errors import BoardFitError
 from firmware_export.toolchain import find_compilers
 
 MODELS = Path(__file__).resolve().parent.parent / "tests" / "data"
@@ -27,13 +30,19 @@ COLUMNS = (
 
 
 def measure(paths: list[Path]) -> list[dict[str, Any]]:
-    return [
-        {"model": path.stem, **bench_network(path.read_bytes(), core, compiler=compiler.name)}
-        for path in paths
-        for core in EMULATED_CORES
-        for compiler in find_compilers()
-        if compiler.builds_for(core) and core != "cortex-m0"  # the M0+ runs the same code
-    ]
+    rows = []
+    for path in paths:
+        for core in EMULATED_CORES:
+            for compiler in find_compilers():
+                if not compiler.builds_for(core) or core == "cortex-m0":  # the M0+ runs the same code
+                    continue
+                try:
+                    row = bench_network(path.read_bytes(), core, compiler=compiler.name)
+                except BoardFitError as error:
+                    print(f"{path.stem}: {error}", file=sys.stderr)
+                    continue
+                rows.append({"model": path.stem, **row})
+    return rows
 
 
 def main() -> None:
