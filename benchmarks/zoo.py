@@ -21,12 +21,14 @@ from verdict_pages import fill_page
 
 from edgeqrl import __version__, pipeline
 from edgeqrl.cli.show import StageProgress
+from edgeqrl.contract import ContractOptions
 from edgeqrl.quantize.scheme import SCHEMES
 from edgeqrl.stages import Settings
 from edgeqrl.zoo import ZooAgent, find_zoo_agent, zoo_agents
 
 COMPARED = ("int8", "int16x8")
 BOARD = "mps2-an386"
+PERIODS = {"breakout-ppo": 0.1}  # seconds a step, where the environment does not say
 KEPT = ("verdict", "episodes", "criteria", "terms", "float_return", "quantized_return", "failures", "values")
 
 Row = dict[str, Any]
@@ -41,6 +43,7 @@ def measure(agent: ZooAgent, scheme: str, episodes: int, progress: StageProgress
             pipeline.zoo_environment(name),
             board=BOARD,
             output=Path(folder) / "bundle",
+            contract=ContractOptions(control_period_s=PERIODS.get(agent.name)),
             settings=Settings(episodes=episodes, scheme=SCHEMES[scheme], emulated_episodes=1),
             progress=progress,
         )
