@@ -17,6 +17,9 @@ _KINDS = """
     null-dereference error
 """
 WARNINGS = [f"-W{kind}" for kind in _KINDS.split()]
+# libFuzzer's limit is on the peak of resident memory, which a child inherits from the test process that
+# starts it: here it counts what the program itself asks for.
+LIBFUZZER_MEMORY = ("-rss_limit_mb=0", "-malloc_limit_mb=64")
 C_ONLY_WARNINGS = ("-Wstrict-prototypes", "-Wmissing-prototypes", "-Wold-style-definition")
 
 

@@ -13,7 +13,7 @@ from edgeqrl.network.integer_policy import IntegerPolicy
 from edgeqrl.network.memory import FrameStack
 from firmware_export.emit import c_sources, export_sources
 from firmware_export.emit.params import build_params
-from tests.c_build import C_DIR, c_compiler, run, write_files
+from tests.c_build import C_DIR, LIBFUZZER_MEMORY, c_compiler, run, write_files
 from tests.c_policies import random_policy
 from tests.c_quality import wide_network
 from tests.c_whole_policies import random_whole_policy
@@ -137,7 +137,7 @@ def test_libfuzzer_finds_nothing(tmp_path: Path, kind: str) -> None:
     for entry in range(ENTRIES):  # the linked-in params, for every entry
         blob = bytes([entry]) + build_params(policies()[kind])
         (tmp_path / "corpus" / str(entry)).write_bytes(blob)
-    limits = ["-max_len=20000", "-timeout=60", "-print_final_stats=1", "-seed=1"]
+    limits = ["-max_len=20000", "-timeout=60", "-print_final_stats=1", "-seed=1", *LIBFUZZER_MEMORY]
     argv = ["./program", f"-runs={LIBFUZZER_RUNS}", *limits, "corpus"]
     done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=3000, check=False)
     assert done.returncode == 0, done.stderr[-4000:]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from firmware_export.contract import FailSafe
-from tests.c_build import run
+from tests.c_build import LIBFUZZER_MEMORY, run
 from tests.device_host import SANITIZE, build_device, facts, small_policy
 
 EXECUTIONS = 10**7
@@ -40,4 +40,5 @@ def test_ten_million_inputs_are_answered_or_ignored(tmp_path: Path) -> None:
 def test_libfuzzer_finds_nothing(tmp_path: Path) -> None:
     flags = ("-O1", *SANITIZE, "-DFUZZ_WITH_LIBFUZZER", "-fsanitize=fuzzer", "-Wno-unused-function")
     build_device(tmp_path, small_policy(), FACTS, program="fuzz_frames.c", flags=flags)
-    run(["./program", f"-runs={LIBFUZZER_RUNS}", "-max_len=200", "-seed=1", "-print_final_stats=0"], tmp_path)
+    options = (f"-runs={LIBFUZZER_RUNS}", "-max_len=200", "-seed=1", "-print_final_stats=0")
+    run(["./program", *options, *LIBFUZZER_MEMORY], tmp_path)
