@@ -57,7 +57,7 @@ def test_reference_equals_tflm(dtype: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_reference_equals_tflm_on_thousands_of_networks(dtype: str) -> None:
-    assert require_equal("tflm", cases(range(1000, 3000), dtype, 8)) > 10**6
+    assert require_equal("tflm", cases(range(1000, 2000), dtype, 8)) > 500_000
 
 
 def require_equal_to_reference(backend: Any, lowered: IntegerNetwork, seed: int, count: int) -> None:
@@ -95,7 +95,7 @@ def test_emulated_cores_equal_the_reference_with_one_trace_for_all_inputs(core: 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("core", EMULATED_CORES)
 def test_emulated_cores_equal_the_reference_on_many_networks(core: str, dtype: str) -> None:
-    for seed in range(400, 405):
+    for seed in range(400, 403):
         require_equal_on_board(EMULATED_CORES[core], network(seed, dtype), seed)
 
 
