@@ -1,24 +1,31 @@
 """Instructions, flash, RAM and stack of one inference of the test models, on each core with each compiler.
 
-    python benchmarks/engine.py [--json] [MODEL.tflite ...]
+    python benchmarks/engine.py [--json] [--core CORE ...] [--bits 8 4 3 2] [MODEL.tflite ...]
 
 Instructions are not cycles. Sizes are of the whole firmware; on the Pico the image is copied to RAM.
-A network that does not fit a core's board is left out there, and said.
+A network that does not fit a core's board is left out there, and said. With --bits, the weights are cut to
+so many bits before: what that costs does not depend on their values.
 """
 
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from edgeqrl.backends import EMULATED_CORES
 from edgeqrl.backends.emulated import bench_network
 from edgeqrl.errors import BoardFitError
+from edgeqrl.network.tflite_model import parse_tflite, replace_buffers
 from firmware_export.toolchain import find_compilers
 
 MODELS = Path(__file__).resolve().parent.parent / "tests" / "data"
+WITH_WEIGHTS = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")
 COLUMNS = (
+    ("weight_bits", "bits"),
     ("instructions", "instructions"),
     ("instructions_per_mac", "per MAC"),
     ("flash_bytes", "flash, B"),
@@ -29,20 +36,29 @@ COLUMNS = (
 )
 
 
-def measure(paths: list[Path]) -> list[dict[str, Any]]:
+def measure(paths: Sequence[Path], cores: Sequence[str], all_bits: Sequence[int]) -> list[dict[str, Any]]:
     rows = []
     for path in paths:
-        for core in EMULATED_CORES:
+        for core in cores:
             for compiler in find_compilers():
-                if not compiler.builds_for(core) or core == "cortex-m0":  # the M0+ runs the same code
+                if not compiler.builds_for(core):
                     continue
-                try:
-                    row = bench_network(path.read_bytes(), core, compiler=compiler.name)
-                except BoardFitError as error:
-                    print(f"{path.stem}: {error}", file=sys.stderr)
-                    continue
-                rows.append({"model": path.stem, **row})
+                for bits in all_bits:
+                    try:
+                        row = bench_network(cut(path.read_bytes(), bits), core, compiler=compiler.name)
+                    except BoardFitError as error:
+                        print(f"{path.stem}: {error}", file=sys.stderr)
+                        continue
+                    rows.append({"model": path.stem, "weight_bits": bits, **row})
     return rows
+
+
+def cut(tflite: bytes, bits: int) -> bytes:
+    """Return the network with all weights cut to the symmetric range of so many bits."""
+    model, top = parse_tflite(tflite), 2 ** (bits - 1) - 1
+    tensors = {op.inputs[1] for op in model.operators if op.name in WITH_WEIGHTS}
+    weights = {i: np.clip(np.asarray(model.tensors[i].values()), -top, top).astype(np.int8) for i in tensors}
+    return replace_buffers(tflite, {i: values.tobytes() for i, values in weights.items()})
 
 
 def main() -> None:
@@ -50,9 +66,18 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("models", nargs="*", type=Path, help="default: those of the tests")
+    parser.add_argument(
+        "--core",
+        nargs="+",
+        choices=EMULATED_CORES,
+        default=[core for core in EMULATED_CORES if core != "cortex-m0"],
+        help="default: all but the M0, as the M0+ runs the same code",
+    )
+    parser.add_argument("--bits", nargs="+", type=int, choices=(8, 4, 3, 2), default=[8], help="of weights")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args()
-    rows = measure(options.models or sorted(MODELS.glob("[a-z]_*.tflite")))
+    paths = options.models or sorted(MODELS.glob("[a-z]_*.tflite"))
+    rows = measure(paths, options.core, options.bits)
     if options.json:
         print(json.dumps(rows, indent=1))
         return

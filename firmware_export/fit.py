@@ -100,7 +100,12 @@ def estimate_instructions(num_macs: int, num_elements: int, board: Board) -> int
 
     Calibrated on docs/benchmarks.md, the worse of both compilers: dense networks lie 10 to 30 % below it.
     """
-    a_mac, an_element = _INSTRUCTIONS[board.core]
+    return instructions_of_core(num_macs, num_elements, board.core)
+
+
+def instructions_of_core(num_macs: int, num_elements: int, core: str) -> int:
+    """Estimate as `estimate_instructions`, by the name of the core: one of `board.CORES`."""
+    a_mac, an_element = _INSTRUCTIONS[core]
     return round(a_mac * num_macs + an_element * num_elements)
 
 

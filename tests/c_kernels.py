@@ -16,8 +16,9 @@ from edgeqrl.network.ir import IntegerNetwork, Layer
 from edgeqrl.network.reference import Reference
 from firmware_export.emit import runtime_sources
 from firmware_export.emit.kernels import layer_code
-from firmware_export.emit.packing import BLOCK, Call, Rows
+from firmware_export.emit.packing import BLOCK, Call, LayerCode, Rows
 from firmware_export.emit.render import _c_row
+from firmware_export.emit.weights import UNPACKED
 from firmware_export.toolchain import host_compiler
 from tests.c_build import (
     C_ONLY_WARNINGS,
@@ -44,6 +45,12 @@ class Case:
     network: IntegerNetwork
     inputs: tuple[Array, ...]  # in the layer's order, without a sample axis
     expected: Array
+    bits: int = UNPACKED  # of the weights in the block
+
+    @property
+    def code(self) -> LayerCode:
+        """Return how generated code calls the kernel."""
+        return layer_code(self.layer, self.network, self.bits)
 
 
 def compile_runtime(folder: Path, files: Sequence[str], *, long_multiply: int) -> ctypes.CDLL:
@@ -54,14 +61,14 @@ def compile_runtime(folder: Path, files: Sequence[str], *, long_multiply: int) -
     return ctypes.CDLL(str(folder / "runtime.lib"))
 
 
-def cases(network: IntegerNetwork, values: dict[str, Array]) -> list[Case]:
+def cases(network: IntegerNetwork, values: dict[str, Array], bits: int = UNPACKED) -> list[Case]:
     """Return each layer of `network` on each sample of values [N, *shape]."""
     answers = Reference(network).run_all(values)
     count = len(next(iter(values.values())))
     constants = {name: np.repeat(c[None], count, axis=0) for name, c in network.constants.items()}
     answers = {**answers, **constants}
     return [
-        Case(layer, network, tuple(answers[name][i] for name in layer.inputs), answers[layer.output][i])
+        Case(layer, network, tuple(answers[name][i] for name in layer.inputs), answers[layer.output][i], bits)
         for layer in network.layers
         for i in range(count)
     ]
@@ -69,7 +76,7 @@ def cases(network: IntegerNetwork, values: dict[str, Array]) -> list[Case]:
 
 def require_equal(library: ctypes.CDLL, found: Sequence[Case], *, in_place: int | None = None) -> int:
     """Run all cases, compare with the reference, and count the outputs."""
-    codes = {id(case.layer): layer_code(case.layer, case.network) for case in found}
+    codes = {id(case.layer): case.code for case in found}
     for case in found:
         code = codes[id(case.layer)]
         block = np.frombuffer(code.block, "<u4").copy()
@@ -133,7 +140,7 @@ static void *copied(const void *bytes, size_t size)
 
 
 def _case_function(number: int, case: Case) -> str:
-    code = layer_code(case.layer, case.network)
+    code = case.code
     data = [code.block, *(np.ascontiguousarray(v).tobytes() for v in case.inputs), case.expected.tobytes()]
     names = ["block", *(f"input_{i}" for i in range(len(case.inputs))), "expected"]
     text = f"\nstatic void case_{number}(void)\n{{\n"

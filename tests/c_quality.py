@@ -17,6 +17,7 @@ from firmware_export.build import _definitions, _glue, _port_files
 from firmware_export.emit import c_sources, export_sources, make_golden, runtime_sources
 from tests.c_build import C_DIR, program_path, write_files
 from tests.c_policies import random_observations, random_policy
+from tests.packed_networks import network_of
 from tests.random_networks import random_network
 
 ROOT = Path(__file__).parent.parent
@@ -40,7 +41,7 @@ class Image:
 
 
 def policies() -> tuple[IntegerPolicy, ...]:
-    """Every head; two networks with convolutions, moves, reductions, several inputs and outputs."""
+    """Every head; convolutions, moves, reductions, several inputs and outputs; packed weights."""
     rng = np.random.default_rng(3)
     dense = (
         random_policy(rng, (6, 9, 17, 4), name="alpha", lookups=0.6, shape=(2, 3)),
@@ -48,7 +49,8 @@ def policies() -> tuple[IntegerPolicy, ...]:
         random_policy(rng, (3, 4), name="gamma", head="masked"),
         random_policy(rng, (5,), name="delta", head="affine"),  # no layers at all
     )
-    return (*dense, wide_network("epsilon", "INT8", 355), wide_network("zeta", "INT16", 202))
+    packed = policy_of_network(network_of(rng, "int8", (3, 4), 23), "eta")
+    return (*dense, wide_network("epsilon", "INT8", 355), wide_network("zeta", "INT16", 202), packed)
 
 
 def wide_network(name: str, dtype: str, seed: int) -> IntegerPolicy:

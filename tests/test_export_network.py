@@ -11,8 +11,9 @@ from edgeqrl.cli.main import run as edgeqrl
 from edgeqrl.network.integer_policy import BareNetwork
 from edgeqrl.network.read_tflite import read_tflite
 from edgeqrl.network.reference import Reference, random_inputs
+from edgeqrl.network.tflite_model import parse_tflite, replace_buffers
 from firmware_export.emit import c_sources, export_network
-from firmware_export.emit.params import plan_params
+from firmware_export.emit.params import plan_params, read_params
 from firmware_export.toolchain import host_compiler
 from tests.c_build import run, write_files
 from tests.gru_network import gru_step
@@ -93,6 +94,55 @@ def test_an_exported_network_has_no_step_and_its_example_runs(tmp_path: Path) ->
     assert "src/pole.c" in manifest["artefacts"]
     assert edgeqrl(["export", str(DATA / "a_cartpole.tflite"), "-o", str(output)]) == 0  # ours: replaced
     assert edgeqrl(["inspect", str(output)]) == 0
+
+
+def narrowed(tflite: bytes, bits: int) -> bytes:
+    """Return the network with all weights of dense layers cut to so many bits."""
+    model = parse_tflite(tflite)
+    weights = {op.inputs[1] for op in model.operators if op.name == "FULLY_CONNECTED"}
+    top = 2 ** (bits - 1) - 1
+    cut = {i: np.clip(np.asarray(model.tensors[i].values()), -top, top).astype(np.int8) for i in weights}
+    return replace_buffers(tflite, {i: values.tobytes() for i, values in cut.items()})
+
+
+def export_of(tmp_path: Path, bits: int, *options: str) -> tuple[int, Path]:
+    network, output = tmp_path / f"net{bits}.tflite", tmp_path / f"out{bits}{len(options)}"
+    network.write_bytes(narrowed((DATA / "a_cartpole.tflite").read_bytes(), bits))
+    code = edgeqrl(["export", str(network), "-o", str(output), "--name", "net", *options])
+    return code, output / "src" / "net_params.bin"
+
+
+def test_weights_of_few_bits_are_packed_unless_that_is_switched_off(tmp_path: Path) -> None:
+    sizes = {}
+    for bits, options in ((8, ()), (4, ()), (4, ("--unpacked",))):
+        code, blob = export_of(tmp_path, bits, *options)
+        assert code == 0
+        sizes[bits, len(options)] = blob.stat().st_size
+        assert (blob.parent / "eqrl_dense_packed.c").exists() == (bits == 4 and not options)
+    assert sizes[4, 1] == sizes[8, 0]
+    assert sizes[8, 0] - sizes[4, 0] > 2000
+
+
+def test_new_params_for_code_that_was_exported_before(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, old = export_of(tmp_path, 3)
+    code, new = export_of(tmp_path, 2, "--params-of", str(old))
+    assert code == 0
+    before, after = (read_params(path.read_bytes()) for path in (old, new))
+    assert (before.contract, before.sequence + 1) == (after.contract, after.sequence)
+    assert (new.parent / "net.c").read_bytes() == (old.parent / "net.c").read_bytes()
+    code, _ = export_of(tmp_path, 4, "--params-of", str(old))
+    assert code == 2
+    assert "and the code that should take them unpacks 3 bits" in capsys.readouterr().err
+    for options, says in (
+        (("--params-of", str(old), "--unpacked"), "exclude each other"),
+        (("--params-of", str(tmp_path / "absent")), "Cannot read"),
+        (("--params-of", str(old.parent / "net.c")), "not a params blob"),
+    ):
+        code, _ = export_of(tmp_path, 2, *options)
+        assert code != 0
+        assert says in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

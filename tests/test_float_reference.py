@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edgeqrl.errors import DataError, EdgeQRLError, UnsupportedOperatorError
 from edgeqrl.network.float_operators import MAKE
-from edgeqrl.network.float_reference import FloatReference
+from edgeqrl.network.float_reference import BLOCK, FloatReference
 from tests.converter_models import FLOAT_BUILDERS
 from tests.oracles import many_answers
 from tests.tflite_writer import TFLiteWriter, random_dense_tflite, random_float_tflite, single_operator
@@ -66,6 +66,13 @@ CASES: dict[str, tuple[str, Sequence[Described | None], Sequence[Described], Map
     },
     "GELU": ("GELU", [of(1, 40)], [of(1, 40)], {}),
     "GELU approximate": ("GELU", [of(1, 40)], [of(1, 40)], {"approximate": True}),
+    "FAKE_QUANT": ("FAKE_QUANT", [of(1, 40)], [of(1, 40)], {"min": -0.5, "max": 1.5, "num_bits": 8}),
+    "FAKE_QUANT of 16 bits": (
+        "FAKE_QUANT",
+        [of(1, 40)],
+        [of(1, 40)],
+        {"min": -2.0, "max": 2.0 - 2**-14, "num_bits": 16},
+    ),
     "LEAKY_RELU": ("LEAKY_RELU", [of(1, 40)], [of(1, 40)], {"alpha": 0.25}),
     "SOFTMAX": ("SOFTMAX", [of(1, 6)], [of(1, 6)], {"beta": 0.5}),
     "PRELU": ("PRELU", [of(1, 3, 3, 4), constant(1, 1, 4)], [of(1, 3, 3, 4)], {}),
@@ -252,6 +259,7 @@ def test_a_converted_network_equals_litert(converted: dict[str, bytes], name: st
 
 
 def test_a_row_depends_on_itself_alone(converted: dict[str, bytes]) -> None:
+    """Neither other rows nor their number change a bit of it; its place in a block may, the last ones."""
     files = [random_float_tflite(RNG, (5, 37, 19, 3), ("RELU", "TANH", "NONE"))]
     files += [converted[f"{name} float32"] for name in ("image", "layer norm", "GRU step", "depthwise")]
     for tflite in files:
@@ -259,10 +267,16 @@ def test_a_row_depends_on_itself_alone(converted: dict[str, bytes]) -> None:
         inputs = random_inputs(reference, 150)
         whole = reference.run(inputs)
         order = np.random.default_rng(1).permutation(150)
-        for rows in (order, order[:1], order[:63], order[:65], order[:0]):
+        # Each stays at its place among `BLOCK`, beside rows of any block, in another block, or alone.
+        mixed = np.arange(150) - BLOCK * (np.arange(150) // BLOCK) * (np.arange(150) % 2)
+        for rows in (mixed, np.arange(BLOCK, 150), *(np.arange(count) for count in (0, 1, 63, 65))):
             part = reference.run({name: values[rows] for name, values in inputs.items()})
             for name, values in part.items():
                 np.testing.assert_array_equal(values, whole[name][rows])
+        for rows in (order, order[:1], order[:63]):
+            part = reference.run({name: values[rows] for name, values in inputs.items()})
+            for name, values in part.items():
+                require_close(values, whole[name][rows], name)
 
 
 def test_hooks_see_and_change_every_tensor() -> None:

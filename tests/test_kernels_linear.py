@@ -71,9 +71,17 @@ def random_values(rng: np.random.Generator, tensor: Tensor, count: int) -> NDArr
     return values.astype(tensor.dtype)
 
 
-def random_weights(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.int8]:
-    values = rng.integers(-128, 128, shape) if rng.random() < 0.7 else rng.choice([-128, 127], shape)
+def random_weights(rng: np.random.Generator, shape: tuple[int, ...], bits: int = 8) -> NDArray[np.int8]:
+    end = 2 ** (bits - 1)
+    values = rng.integers(-end, end, shape) if rng.random() < 0.7 else rng.choice([-end, end - 1], shape)
     return values.astype(np.int8)
+
+
+def random_zero_points(rng: np.random.Generator, channels: int, bits: int) -> NDArray[np.int32]:
+    """Of weights: for each channel or for all; some at an end."""
+    end = 2 ** (bits - 1)
+    values = rng.integers(-end, end, channels if rng.random() < 0.7 else 1)
+    return np.where(rng.random(len(values)) < 0.2, end - 1, values).astype(np.int32)
 
 
 def random_axis(rng: np.random.Generator) -> tuple[int, ...]:
@@ -136,25 +144,30 @@ def random_scales(
     return multiplier.astype(np.int32), np.clip(shift, -31, 7 if is_wide else 30).astype(np.int32)
 
 
-def random_linear(rng: np.random.Generator, kind: type, dtype: str) -> IntegerNetwork:
-    """Draw until a layer is safe."""
+def random_linear(
+    rng: np.random.Generator, kind: type, dtype: str, *, bits: int = 8, is_asymmetric: bool = False
+) -> IntegerNetwork:
+    """Draw until a layer is safe; `bits` of the weights."""
     while True:
         maker, shape_in, shape_out, shape = random_geometry(rng, kind)
         source, target = (random_tensor(rng, n, s, dtype) for n, s in (("a", shape_in), ("b", shape_out)))
         is_wide = dtype == "int16" and bool(rng.random() < 0.7)
-        weights, zeros = random_weights(rng, shape), np.zeros(shape[0], np.int64)
+        weights, zeros = random_weights(rng, shape, bits), np.zeros(shape[0], np.int64)
+        more: dict[str, Any] = {"is_wide": is_wide}
+        if is_asymmetric:
+            more["weight_zero_points"] = random_zero_points(rng, shape[0], bits)
         low, high = target.range
         output_min, output_max = (low, high) if rng.random() < 0.6 else (target.zero_point, high)
         one = np.ones(shape[0], np.int32)
         names = ("layer", "a", "b")
-        bare = maker(*names, weights, zeros, one, one, low, high, is_wide=is_wide)
+        bare = maker(*names, weights, zeros, one, one, low, high, **more)
         bound = accumulator_bound(bare, source.zero_point, source.range)
         spread = rng.uniform(-1, 1, shape[0]) * rng.choice([0, 1, 30])
         bias = (spread * bound).astype(np.int64)
         if is_wide and rng.random() < 0.2:
             bias = rng.integers(-(2**46), 2**46, shape[0])
         numbers = random_scales(rng, bound + abs(bias), high, is_wide=is_wide)
-        layer = maker(*names, weights, bias, *numbers, output_min, output_max, is_wide=is_wide)
+        layer = maker(*names, weights, bias, *numbers, output_min, output_max, **more)
         try:
             network = IntegerNetwork({"a": source, "b": target}, ("a",), ("b",), (layer,))
             layer_code(layer, network)
@@ -163,13 +176,15 @@ def random_linear(rng: np.random.Generator, kind: type, dtype: str) -> IntegerNe
         return network
 
 
-def random_cases(rng: np.random.Generator, network: IntegerNetwork, count: int = 3) -> list[Case]:
-    return cases(network, {"a": random_values(rng, network.tensors["a"], count)})
+def random_cases(
+    rng: np.random.Generator, network: IntegerNetwork, count: int = 3, bits: int = 8
+) -> list[Case]:
+    return cases(network, {"a": random_values(rng, network.tensors["a"], count)}, bits)
 
 
-def drawn(kind: type, dtype: str, count: int) -> list[Case]:
+def drawn(kind: type, dtype: str, count: int, **more: Any) -> list[Case]:
     rng = np.random.default_rng(LAYERS.index(kind) * 10 + DTYPES.index(dtype))
-    return [case for _ in range(count) for case in random_cases(rng, random_linear(rng, kind, dtype))]
+    return [case for _ in range(count) for case in random_cases(rng, random_linear(rng, kind, dtype, **more))]
 
 
 @pytest.mark.parametrize("count", COUNTS)
@@ -181,6 +196,33 @@ def test_kernels_equal_the_reference(runtime: ctypes.CDLL, kind: type, dtype: st
     values = np.concatenate([case.expected.ravel() for case in found])
     low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
     assert ((values > low) & (values < high)).mean() > 0.3, "random layers must not all saturate"
+
+
+@pytest.mark.parametrize(
+    "count", [pytest.param(30, id="few"), pytest.param(2000, id="many", marks=pytest.mark.slow)]
+)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", LAYERS)
+def test_weights_with_zero_points_equal_the_reference(
+    runtime: ctypes.CDLL, kind: type, dtype: str, count: int
+) -> None:
+    found = drawn(kind, dtype, count, is_asymmetric=True)
+    assert all(
+        case.code.kernel.name.endswith(f"ASYMMETRIC_{dtype.replace('int', 'S')}") for case in found[:9]
+    )
+    assert require_equal(runtime, found) > 15 * count
+
+
+def test_an_int16_sum_times_a_zero_point_needs_more_than_32_bits(runtime: ctypes.CDLL) -> None:
+    rng = np.random.default_rng(3)
+    source, target = Tensor("a", (70_000,), 1.0, 0, "int16"), Tensor("b", (9,), 1.0, 0, "int16")
+    weights = random_weights(rng, (9, 70_000))
+    numbers = (np.zeros(9, np.int64), np.full(9, 2**30, np.int32), np.full(9, -22, np.int32))
+    points = np.array([127, -128, 1, -1, 0, 100, -100, 64, -64], np.int32)
+    layer = Dense("b", "a", "b", weights, *numbers, -32768, 32767, is_wide=True, weight_zero_points=points)
+    network = IntegerNetwork({"a": source, "b": target}, ("a",), ("b",), (layer,))
+    values = np.stack([np.full(70_000, end, np.int16) for end in (-32768, 32767)])
+    require_equal(runtime, cases(network, {"a": values}))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -244,11 +286,15 @@ def test_every_shift_of_int16_rounds_as_the_reference(runtime: ctypes.CDLL) -> N
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", LAYERS)
 def test_unpacking_inverts_packing(kind: type, dtype: str, seed: int) -> None:
-    network = random_linear(np.random.default_rng(seed), kind, dtype)
+    network = random_linear(np.random.default_rng(seed), kind, dtype, is_asymmetric=seed % 2 > 0)
     (layer,), (source, target) = network.layers, (network.tensors[name] for name in "ab")
     assert isinstance(layer, Linear)
     code = layer_code(layer, network)
-    block = unpack_linear(code.block, code.kernel, layer.weights.shape)
+    has_zero_points = not layer.is_symmetric
+    block = unpack_linear(code.block, code.kernel, layer.weights.shape, has_zero_points=has_zero_points)
+    np.testing.assert_array_equal(
+        block.weight_zero_points, np.broadcast_to(layer.weight_zero_points, len(layer.bias))
+    )
     for field in ("weights", "bias", "multiplier", "shift", "output_min", "output_max", "is_wide"):
         np.testing.assert_array_equal(getattr(block, field), getattr(layer, field))
     assert (block.input_zero_point, block.output_zero_point) == (source.zero_point, target.zero_point)
@@ -272,7 +318,8 @@ def test_a_convolution_whose_clamp_could_overflow_is_refused() -> None:
 )
 @pytest.mark.parametrize("compiler", one_by_default(("gcc", "clang"), ("clang",)))
 def test_kernels_pass_under_sanitizers(tmp_path: Path, compiler: str, count: int) -> None:
-    found = [case for kind in LAYERS for dtype in DTYPES for case in drawn(kind, dtype, count)]
+    kinds = [(kind, dtype, is_it) for kind in LAYERS for dtype in DTYPES for is_it in (False, True)]
+    found = [case for kind, dtype, is_it in kinds for case in drawn(kind, dtype, count, is_asymmetric=is_it)]
     write_files(tmp_path, {**RUNTIME, "program.c": program(found)})
     sanitize = ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     run([*c_compiler(compiler), "-std=c99", *sanitize, *FILES, "program.c", "-o", "program"], tmp_path)
@@ -286,8 +333,9 @@ def test_all_inputs_take_the_same_blocks(tmp_path: Path, compiler: str, level: s
     rng = np.random.default_rng(0)
     for kind in LAYERS:
         for dtype in DTYPES:
-            for _ in range(5):
-                require_same_trace(library, random_cases(rng, random_linear(rng, kind, dtype), 8))
+            for is_asymmetric in (False, False, False, True, True):
+                network = random_linear(rng, kind, dtype, is_asymmetric=is_asymmetric)
+                require_same_trace(library, random_cases(rng, network, 8))
 
 
 @on_all_cores

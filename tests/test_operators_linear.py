@@ -6,6 +6,7 @@ zero points. Where tflite-runtime gives another answer, that is pinned here too.
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +24,7 @@ from edgeqrl.network.operators import linear as rules
 from edgeqrl.network.read_tflite import read_tflite
 from edgeqrl.network.reference import Reference
 from edgeqrl.network.tflite_model import parse_tflite
+from edgeqrl.quantize.weights_file import read_weights, write_weights
 from tests.oracles import Case, many_answers, require_equal
 from tests.random_linear import BIASES, OPERATORS, RANGES, Described, constant, random_case
 from tests.tflite_writer import single_operator
@@ -107,6 +109,82 @@ def test_tflite_micro_multiplies_a_single_weight_scale_in_double_precision() -> 
         for case, their in zip(cases, many_answers("tflite-runtime", cases), strict=True)
     ]
     assert max(differences) == 1
+
+
+def _asymmetric(rng: np.random.Generator, name: str, dtype: str, *, is_per_channel: bool) -> Case:
+    """Return a random case whose weights have zero points other than 0."""
+    bias = BIASES[dtype][0]
+    while True:
+        tflite, inputs = random_case(rng, name, dtype, bias=bias, is_per_channel=is_per_channel)
+        ((written, layer),) = read_weights(tflite).items()
+        zero_points = rng.integers(-128, 128, layer.scales.shape) // int(rng.choice([1, 16]))
+        changed = write_weights(tflite, {written: replace(layer, zero_points=zero_points)})
+        with suppress(UnsupportedOperatorError):  # sums that only just fitted
+            *_, lowered = read_tflite(changed).layers
+            if isinstance(lowered, Linear) and not lowered.is_symmetric:
+                return changed, inputs
+
+
+@pytest.mark.parametrize("dtype", RANGES)
+@pytest.mark.parametrize("runtime", ["tflm", "tflite-runtime"])
+def test_dense_weights_of_one_zero_point_equal_the_interpreters(runtime: str, dtype: str) -> None:
+    rng = np.random.default_rng(8)
+    made = [_asymmetric(rng, "FULLY_CONNECTED", dtype, is_per_channel=False) for _ in range(30)]
+    cases = [case for case in made if not _keeps_dims(case)]
+    if runtime == "tflm":
+        assert require_equal(runtime, cases) > 1000
+        return
+    for case, their in zip(
+        cases, many_answers(runtime, cases), strict=True
+    ):  # it rounds the scale to float32
+        assert np.abs(_ours(case).astype(np.int64) - their[0]).max() <= 1
+
+
+@pytest.mark.parametrize("dtype", RANGES)
+@pytest.mark.parametrize("name", OPERATORS)
+def test_several_weight_zero_points_are_ours_alone(name: str, dtype: str) -> None:
+    rng = np.random.default_rng(9)
+    cases = [_asymmetric(rng, name, dtype, is_per_channel=True) for _ in range(20)]
+    theirs = many_answers("tflm", cases)
+    equal = [
+        not isinstance(their, str) and np.array_equal(_ours(case).ravel(), np.ravel(their[0]))
+        for case, their in zip(cases, theirs, strict=True)
+    ]
+    assert not all(equal), "TFLite Micro knows them now: SUPPORTED_OPS.md may say so"
+
+
+@pytest.mark.parametrize("dtype", RANGES)
+@pytest.mark.parametrize("name", OPERATORS)
+def test_zero_points_of_weights_count_as_integers_say(name: str, dtype: str) -> None:
+    """Weights w with zero points z give what weights w - z do, where those fit int8."""
+    rng = np.random.default_rng(10)
+    for _ in range(10):
+        tflite, (values,) = random_case(rng, name, dtype, is_per_channel=True)
+        network = read_tflite(tflite)
+        *_, layer = network.layers
+        assert isinstance(layer, Linear)
+        zero_points = rng.integers(-9, 10, len(layer.weights)).astype(np.int32)
+        shape = (-1, *[1] * (layer.weights.ndim - 1))
+        weights = np.clip(layer.weights, -118, 118)
+        plain = replace(layer, weights=(weights - zero_points.reshape(shape)).astype(np.int8))
+        moved = replace(layer, weights=weights, weight_zero_points=zero_points)
+        source = network.tensors[layer.input]
+        given = values.reshape(-1, *source.shape)
+        np.testing.assert_array_equal(
+            moved.accumulators(given, network.tensors), plain.accumulators(given, network.tensors)
+        )
+        bounds = [accumulator_bound(x, source.zero_point, source.range) for x in (moved, plain)]
+        np.testing.assert_array_equal(*bounds)
+        assert plain.is_symmetric
+        assert moved.is_symmetric == (not zero_points.any())
+
+
+def test_as_many_zero_points_as_channels_or_one() -> None:
+    network = read_tflite(_changed("CONV_2D", lambda *_: None))
+    *_, layer = network.layers
+    assert isinstance(layer, Conv2D)
+    with pytest.raises(ValueError, match="one zero point"):
+        replace(layer, weight_zero_points=np.zeros(3, np.int32)).require_consistent(network.tensors)
 
 
 @pytest.mark.parametrize("name", ["CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV"])
@@ -254,7 +332,8 @@ BROKEN: list[tuple[str, Change, Rule]] = [
     ("CONV_2D", _data(1, np.ones((3, 3, 3, 1), np.int8)), rules.has_matching_channels),
     ("CONV_2D", _data(1, np.ones((4, 3, 3, 2), np.int16)), rules.has_int8_kernel),
     ("DEPTHWISE_CONV_2D", _at(1, data=None), rules.has_int8_kernel),
-    ("CONV_2D", _at(1, zero_point=1), rules.has_int8_kernel),
+    ("CONV_2D", _at(1, zero_point=128), rules.has_int8_kernel),
+    ("FULLY_CONNECTED", _at(1, zero_point=-129), rules.has_int8_weights),
     ("CONV_2D", _at(1, scale=[0.1, 0.2], zero_point=[0, 0]), rules.has_weight_scales),
     ("CONV_2D", _at(1, scale=[0.1] * 4, zero_point=[0] * 4, axis=3), rules.has_weight_scales),
     ("CONV_2D", _at(1, scale=0.0), rules.has_weight_scales),

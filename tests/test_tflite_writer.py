@@ -28,6 +28,7 @@ WITH_OPTIONS: list[tuple[str, str, dict[str, Any]]] = [
         {"padding": "VALID", **PAIR, **DILATION, "depth_multiplier": 6, "fused_activation": "RELU"},
     ),
     ("TRANSPOSE_CONV", "TransposeConv", {"padding": "VALID", **PAIR, "fused_activation": "RELU", **BIAS64}),
+    ("FAKE_QUANT", "FakeQuant", {"min": -2.0, "max": 3.0, "num_bits": 4, "narrow_range": True}),
     ("MAX_POOL_2D", "Pool2D", POOL),
     ("AVERAGE_POOL_2D", "Pool2D", POOL),
     *((name, "Reducer", {"keep_dims": True}) for name in ("MEAN", "SUM")),

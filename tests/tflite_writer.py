@@ -97,6 +97,10 @@ OPTIONS: dict[str, tuple[int, Options]] = {
     "SOFTMAX": (9, {"beta": (0, "float32")}),
     "LOG_SOFTMAX": (36, {}),
     "LEAKY_RELU": (75, {"alpha": (0, "float32")}),
+    "FAKE_QUANT": (
+        58,
+        {"min": (0, "float32"), "max": (1, "float32"), "num_bits": (2, "int32"), "narrow_range": (3, "bool")},
+    ),
     "GELU": (116, {"approximate": (0, "bool")}),
     "HARD_SWISH": (91, {}),
     "EXP": (33, {}),

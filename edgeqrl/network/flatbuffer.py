@@ -100,6 +100,11 @@ class Table:
         """Tell whether a field is present."""
         return self._place(slot, 1) is not None
 
+    @property
+    def num_slots(self) -> int:
+        """Count the fields that the table's layout knows, present or not."""
+        return len(self._fields)
+
     def place(self, slot: int, size: int) -> int | None:
         """Return where a field of `size` bytes stands in the file, or None where it is absent."""
         return self._place(slot, size)

@@ -8,8 +8,9 @@
     # other weights and biases, by name; what every dense layer or convolution sums up before its activation
     reference.run(inputs, weights={"dense/MatMul": rounded}, on_sums=collect)
 
-It answers what the runtimes answer but for rounding. A row's answer depends on that row alone: BLAS gives
-other last digits for other batch sizes, so all is computed in blocks of one size.
+It answers what the runtimes answer but for rounding. A row's answer depends on no other row, nor on how many
+there are: BLAS gives other last digits for other batch sizes, so all is computed in blocks of one size. On
+some machines they also depend on the row's place in its block.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +31,7 @@ from edgeqrl.network.tflite_model import OperatorInfo, TensorInfo, TFLiteModel, 
 # returned take their place; None leaves them.
 Hook = Callable[[str, Floats], Floats | None]
 
-_BLOCK = 64  # samples
+BLOCK = 64  # samples that are computed at once
 _MAX_ELEMENTS = 2**22  # of one tensor, for one sample
 
 
@@ -174,7 +175,7 @@ class FloatReference:
                 raise DataError(f"The .tflite file is damaged: '{name}' is made from what nothing writes.")
             operands = _operands(op, values, self._constants)
             try:
-                results = _in_blocks(step, operands, _BLOCK)
+                results = _in_blocks(step, operands, BLOCK)
             except (ValueError, IndexError, AssertionError) as error:
                 raise DataError(f"The .tflite file is damaged: '{name}' does not follow: {error}.") from None
             for i, result in zip_longest(op.outputs, results):
@@ -191,7 +192,7 @@ def sample_shape(tensor: TensorInfo) -> tuple[int, ...]:
 
 
 def _padded_count(count: int) -> int:
-    return max(1, -(-count // _BLOCK)) * _BLOCK
+    return max(1, -(-count // BLOCK)) * BLOCK
 
 
 def _operands(op: OperatorInfo, values: Mapping[int, Floats], constants: Mapping[int, Floats]) -> Operands:
@@ -200,18 +201,18 @@ def _operands(op: OperatorInfo, values: Mapping[int, Floats], constants: Mapping
 
 
 def _in_blocks(step: Step, operands: Operands, count: int) -> list[Floats]:
-    """Compute `_BLOCK` samples at a time; what depends on constants alone once."""
+    """Compute `BLOCK` samples at a time; what depends on constants alone once."""
     with np.errstate(all="ignore"):  # as the runtimes; rows that only pad divide by zero
-        if count == _BLOCK or all(values is None or len(values) == 1 for values in operands):
+        if count == BLOCK or all(values is None or len(values) == 1 for values in operands):
             return step(operands)
         parts = [
             step(
                 [
-                    values if values is None or len(values) == 1 else values[first : first + _BLOCK]
+                    values if values is None or len(values) == 1 else values[first : first + BLOCK]
                     for values in operands
                 ]
             )
-            for first in range(0, count, _BLOCK)
+            for first in range(0, count, BLOCK)
         ]
     return [np.concatenate(results) for results in zip(*parts, strict=True)]
 

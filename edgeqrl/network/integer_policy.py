@@ -48,6 +48,8 @@ class IntegerPolicy:
     frames: FrameStack | None = None  # of the first part
     recurrent: tuple[Recurrent, ...] = ()
     values: tuple[ValueOutput, ...] = ()
+    # In flash, of each layer that runs; None: as few as save anything, (): 8, nothing is packed.
+    weight_bits: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if not self.network.inputs:
@@ -99,6 +101,12 @@ class IntegerPolicy:
     def action_outputs(self) -> tuple[str, ...]:
         """Name the network outputs that the action edge reads."""
         return self.network.outputs[: num_heads(self.action)]
+
+    @property
+    def num_elements(self) -> int:
+        """Count the elements of the observation, an image's as pixels, and of all that layers write."""
+        seen = sum(part.size // 3 if part.image else part.size for part in self.parts)
+        return seen + sum(self.network.tensors[layer.output].size for layer in self.network.layers)
 
     @property
     def num_masks(self) -> int:
@@ -188,6 +196,7 @@ class BareNetwork:
 
     name: str  # as of IntegerPolicy
     network: IntegerNetwork
+    weight_bits: tuple[int, ...] | None = None  # as of IntegerPolicy
 
     def __post_init__(self) -> None:
         written = {*self.network.inputs, *(layer.output for layer in self.network.layers)}

@@ -148,6 +148,7 @@ OPERATOR_OPTIONS: dict[str, tuple[int, Options]] = {
     "ARG_MIN": (57, _fields("0 output_type type")),
     "CUMSUM": (102, _fields("0 exclusive bool", "1 reverse bool")),
     "LEAKY_RELU": (75, _fields("0 alpha float32")),
+    "FAKE_QUANT": (58, _fields("0 min float32", "1 max float32", "2 num_bits int32", "3 narrow_range bool")),
     "GELU": (116, _fields("0 approximate bool")),
     "CAST": (37, _fields("0 in_data_type type", "1 out_data_type type")),
     "CONCATENATION": (10, _fields("0 axis int32", f"1 {_ACTIVATION}")),

@@ -8,11 +8,11 @@ import hashlib
 import json
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from edgeqrl.errors import DataError
+from edgeqrl.errors import DataError, UsageError
 from edgeqrl.network.edges import (
     ActionEdge,
     AffineEdge,
@@ -25,10 +25,12 @@ from edgeqrl.network.edges import (
 from edgeqrl.network.images import image_to_json
 from edgeqrl.network.integer_policy import BareNetwork, IntegerPolicy
 from edgeqrl.network.ir import IntegerNetwork, Layer
-from edgeqrl.network.layers import Reshape
+from edgeqrl.network.layers import Linear, Reshape
 from firmware_export.emit import packing
 from firmware_export.emit.kernels import layer_code
+from firmware_export.emit.kernels.linear import packed_bits
 from firmware_export.emit.packing import Kernel, LayerCode, Rows
+from firmware_export.emit.weights import UNPACKED, choose_bits, fewest_bits
 
 ABI = 2  # EQRL_ABI in runtime/eqrl.h
 MAGIC = 0x50525145  # "EQRP"
@@ -113,7 +115,10 @@ def executed_layers(program: IntegerPolicy | BareNetwork) -> tuple[Layer, ...]:
 def plan_params(program: IntegerPolicy | BareNetwork) -> Layout:
     """Lay out the blob of a policy or a bare network."""
     network = program.network
-    codes = tuple(layer_code(layer, network) for layer in executed_layers(program))
+    bits = _weight_bits(program)
+    codes = tuple(
+        layer_code(layer, network, some) for layer, some in zip(executed_layers(program), bits, strict=True)
+    )
     constants = constants_in_order(network)
     parts: list[tuple[Kernel, bytes]] = [(code.kernel, code.block) for code in codes]
     parts += [(Kernel.CONSTANT, packing.pack_constant(network.constants[name])) for name in constants]
@@ -142,6 +147,38 @@ def plan_params(program: IntegerPolicy | BareNetwork) -> Layout:
         num_fills=0 if policy is None else len(_fills(policy)),
         num_values=0 if policy is None else len(policy.values),
     )
+
+
+def params_for(program: IntegerPolicy | BareNetwork, blob: bytes, *, sequence: int | None = None) -> bytes:
+    """Return the params blob of `program` for the code that was exported with `blob`: new weights, old code.
+
+    sequence  by default the one after the blob's
+
+    Raises UsageError where weights need more bits than that code unpacks, and DataError where the blob is
+    damaged or belongs to a network of other shapes, or to one whose observation is scaled otherwise.
+    """
+    old = read_params(blob)
+    planned = plan_params(replace(program, weight_bits=bits_of_params(program, old)))
+    if planned.contract != old.contract:
+        if _differs_in_scaling(planned, old):
+            raise DataError(
+                f"The code that the params belong to scales its observation otherwise than '{program.name}', "
+                "as where only one was quantized with the rewrite scale_inputs. Quantize with the same "
+                "rewrites (`--set rewrites=...`, both without scale_inputs if need be), or export the code "
+                "again."
+            )
+        raise DataError(
+            f"The params are not those of a network with the shapes of '{program.name}', so its weights "
+            "cannot replace them. Export the code again."
+        )
+    return params_blob(planned, sequence=old.sequence + 1 if sequence is None else sequence)
+
+
+def bits_of_params(program: IntegerPolicy | BareNetwork, params: Params) -> tuple[int, ...]:
+    """Return the bits of the weights of each layer that runs, in params of a program of the same shapes."""
+    first = len(program.observations) if isinstance(program, IntegerPolicy) else 0
+    layers = params.entries[first : first + len(executed_layers(program))]
+    return tuple(packed_bits(entry.kernel) for entry in layers)
 
 
 def constants_in_order(network: IntegerNetwork) -> tuple[str, ...]:
@@ -207,6 +244,33 @@ def _contract(
         facts["observation_shape"] = list(program.observation.part.shape)
         facts |= _policy_facts(program, number)
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).digest()
+
+
+def _weight_bits(program: IntegerPolicy | BareNetwork) -> tuple[int, ...]:
+    """Return the bits of the weights of each layer that runs; UsageError where they do not hold them."""
+    layers = executed_layers(program)
+    if program.weight_bits is None:
+        return choose_bits(layers, program.network)
+    bits = program.weight_bits or (UNPACKED,) * len(layers)
+    for layer, some in zip(layers, bits, strict=False):
+        if some != UNPACKED and isinstance(layer, Linear) and fewest_bits(layer.weights) > some:
+            low, high = int(layer.weights.min()), int(layer.weights.max())
+            raise UsageError(
+                f"Layer '{layer.name}' has weights from {low} to {high}, and the code that should take them "
+                f"unpacks {some} bits. Quantize the layer with at most {some} bits, or export the code again."
+            )
+    return bits if len(bits) == len(layers) else (UNPACKED,) * len(layers)
+
+
+def _differs_in_scaling(planned: Layout, old: Params) -> bool:
+    """Tell whether what scales float32 observations is all that a policy's blocks differ in."""
+    scaling = {Kernel.OBSERVATION_F32, Kernel.OBSERVATION_AFFINE_F32}
+
+    def blocks(entries: tuple[Entry, ...]) -> list[tuple[int, int]]:
+        return [(0, 0) if e.kernel in scaling else (e.kernel, e.num_bytes) for e in entries]
+
+    kernels = [[e.kernel for e in entries] for entries in (planned.entries, old.entries)]
+    return kernels[0] != kernels[1] and blocks(planned.entries) == blocks(old.entries)
 
 
 def _policy_facts(policy: IntegerPolicy, number: Mapping[str, int]) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""An IntegerPolicy as C text. The `.c` and `.h` of a policy depend on its shapes, never on its weights."""
+"""An IntegerPolicy as C text. Its `.c` and `.h` depend on shapes and on how many bits weights need, alone."""
 
 import re
 from collections.abc import Mapping

@@ -1,48 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* eqrl_conv.c - CONV_2D with strides, dilations, padding and groups. Portable C.
  *
- * Inputs and weights of one row of the window lie side by side, unless it is dilated or sees one group of
- * several: so the inner loop goes over whole rows where it can. Two output channels at a time share each
- * load of the input; an odd last one of a group is computed twice.
+ * Two output channels at a time share each load of the input; an odd last one of a group is computed twice.
  */
+#include "eqrl_conv.h"
 #include "eqrl_kernels.h"
-#include "eqrl_linear.h"
-
-/* A position of the window. Of its rows, `above` lie over the input and `below` under it; of the weights of
- * a row, `before` lie left of the input, then come `num_runs` runs that have inputs, the rest lies right.
- */
-typedef struct {
-    uint32_t above;
-    uint32_t inside;
-    uint32_t below;
-    uint32_t row_weights; /* of one channel */
-    uint32_t before;
-    uint32_t run;
-    uint32_t num_runs;
-    uint32_t run_stride; /* from run to run in the input */
-    uint32_t row_stride; /* from row to row of the window in the input */
-    uint32_t start;      /* the first input, of the first group */
-} conv_place;
-
-EQRL_CODE static void find_place(conv_place *place, const eqrl_window *window, uint32_t depth, uint32_t y,
-                                 uint32_t x)
-{
-    const eqrl_span rows = eqrl_span_at(&window->y, y);
-    const eqrl_span columns = eqrl_span_at(&window->x, x);
-    const uint32_t channels = window->input_channels;
-    const uint32_t width = columns.last - columns.first;
-    const uint32_t is_whole = window->x.dilation == 1u && depth == channels;
-    place->above = rows.first;
-    place->inside = rows.last - rows.first;
-    place->below = window->y.kernel - rows.last;
-    place->row_weights = window->x.kernel * depth;
-    place->before = columns.first * depth;
-    place->run = is_whole ? width * depth : depth;
-    place->num_runs = is_whole ? 1u : width;
-    place->run_stride = window->x.dilation * channels;
-    place->row_stride = window->y.dilation * window->x.input * channels;
-    place->start = (rows.start * window->x.input + columns.start) * channels;
-}
 
 EQRL_OUTLINE void add_weights(const int8_t *first, const int8_t *second, uint32_t count, int32_t zero_point,
                               int32_t sums[2])
@@ -66,7 +28,7 @@ EQRL_HELPER void pad_pair(const int8_t *first, const int8_t *second, uint32_t co
     }
 }
 
-EQRL_CODE static void sum_pair_s8(const conv_place *place, const int8_t *input, const int8_t *first,
+EQRL_CODE static void sum_pair_s8(const eqrl_conv_place *place, const int8_t *input, const int8_t *first,
                                   const int8_t *second, int32_t zero_point, int32_t sums[2])
 {
     const uint32_t after = place->row_weights - place->before - place->run * place->num_runs;
@@ -91,18 +53,24 @@ EQRL_CODE static void sum_pair_s8(const conv_place *place, const int8_t *input, 
 }
 
 /* All output channels of a position. */
-EQRL_CODE static void conv_at_s8(const eqrl_linear_s8 *linear, const conv_place *place, const int8_t *input,
-                                 int8_t *output, uint32_t depth, uint32_t group_outputs, uint32_t num_outputs)
+EQRL_INLINE void conv_at_s8(const eqrl_linear_s8 *linear, const eqrl_conv_place *place, const int8_t *input,
+                            int8_t *output, uint32_t depth, uint32_t group_outputs, uint32_t num_outputs,
+                            uint32_t has_zero_points)
 {
-    const uint32_t num_weights = (place->above + place->inside + place->below) * place->row_weights;
+    const uint32_t num_weights = eqrl_conv_weights(place);
     const int8_t *first = linear->weights;
 
     for (uint32_t group = 0; group < num_outputs; group += group_outputs) {
         const uint32_t end = group + group_outputs;
+        int32_t input_sum = 0;
+        if (has_zero_points != 0u) {
+            input_sum = eqrl_sum_window_s8(place, input, linear->ranges[0]);
+        }
         for (uint32_t channel = group; channel < end; channel += 2u) {
             const uint32_t next = channel + 1u < end ? channel + 1u : channel;
             const int8_t *const second = first + (next - channel) * num_weights;
-            int32_t sums[2] = {linear->bias[channel], linear->bias[next]};
+            int32_t sums[2] = {eqrl_start_s8(linear, channel, has_zero_points, input_sum),
+                               eqrl_start_s8(linear, next, has_zero_points, input_sum)};
             sum_pair_s8(place, input, first, second, linear->ranges[0], sums);
             output[channel] = eqrl_rescale_s8(linear, channel, sums[0]);
             output[next] = eqrl_rescale_s8(linear, next, sums[1]);
@@ -112,18 +80,19 @@ EQRL_CODE static void conv_at_s8(const eqrl_linear_s8 *linear, const conv_place 
     }
 }
 
-EQRL_CODE void eqrl_conv_s8(const uint32_t *block, const int8_t *input, int8_t *output,
-                            const eqrl_window *window, uint32_t depth, uint32_t group_outputs)
+EQRL_INLINE void conv_s8(const uint32_t *block, const int8_t *input, int8_t *output,
+                         const eqrl_window *window, uint32_t depth, uint32_t group_outputs, uint32_t has_zero_points)
 {
     const uint32_t num_outputs = window->output_channels;
-    const eqrl_linear_s8 linear = eqrl_read_linear_s8(block, num_outputs);
-    conv_place place;
+    const eqrl_linear_s8 linear = eqrl_read_linear_s8(block, num_outputs, has_zero_points);
+    eqrl_conv_place place;
 
     for (uint32_t image = 0; image < window->num_images; image++) {
         for (uint32_t y = 0; y < window->y.output; y++) {
             for (uint32_t x = 0; x < window->x.output; x++) {
-                find_place(&place, window, depth, y, x);
-                conv_at_s8(&linear, &place, input, output, depth, group_outputs, num_outputs);
+                eqrl_find_conv_place(&place, window, depth, y, x);
+                conv_at_s8(&linear, &place, input, output, depth, group_outputs, num_outputs,
+                           has_zero_points);
                 output += num_outputs;
             }
         }
@@ -131,8 +100,20 @@ EQRL_CODE void eqrl_conv_s8(const uint32_t *block, const int8_t *input, int8_t *
     }
 }
 
+EQRL_CODE void eqrl_conv_s8(const uint32_t *block, const int8_t *input, int8_t *output,
+                            const eqrl_window *window, uint32_t depth, uint32_t group_outputs)
+{
+    conv_s8(block, input, output, window, depth, group_outputs, 0u);
+}
+
+EQRL_CODE void eqrl_conv_asymmetric_s8(const uint32_t *block, const int8_t *input, int8_t *output,
+                                       const eqrl_window *window, uint32_t depth, uint32_t group_outputs)
+{
+    conv_s8(block, input, output, window, depth, group_outputs, 1u);
+}
+
 /* int16 has no zero point, so padding adds nothing. */
-EQRL_CODE static void sum_pair_s16(const conv_place *place, const eqrl_s16 *input, const int8_t *first,
+EQRL_CODE static void sum_pair_s16(const eqrl_conv_place *place, const eqrl_s16 *input, const int8_t *first,
                                    const int8_t *second, int64_t sums[2])
 {
     uint32_t row = place->start;
@@ -151,19 +132,24 @@ EQRL_CODE static void sum_pair_s16(const conv_place *place, const eqrl_s16 *inpu
     }
 }
 
-EQRL_CODE static void conv_at_s16(const eqrl_linear_s16 *linear, const conv_place *place,
-                                  const eqrl_s16 *input, eqrl_s16 *output, uint32_t depth,
-                                  uint32_t group_outputs, uint32_t num_outputs)
+EQRL_INLINE void conv_at_s16(const eqrl_linear_s16 *linear, const eqrl_conv_place *place,
+                             const eqrl_s16 *input, eqrl_s16 *output, uint32_t depth, uint32_t group_outputs, uint32_t num_outputs,
+                             uint32_t has_zero_points)
 {
-    const uint32_t num_weights = (place->above + place->inside + place->below) * place->row_weights;
+    const uint32_t num_weights = eqrl_conv_weights(place);
     const int8_t *first = linear->weights;
 
     for (uint32_t group = 0; group < num_outputs; group += group_outputs) {
         const uint32_t end = group + group_outputs;
+        int64_t input_sum = 0;
+        if (has_zero_points != 0u) {
+            input_sum = eqrl_sum_window_s16(place, input);
+        }
         for (uint32_t channel = group; channel < end; channel += 2u) {
             const uint32_t next = channel + 1u < end ? channel + 1u : channel;
             const int8_t *const second = first + (next - channel) * num_weights;
-            int64_t sums[2] = {eqrl_bias_s16(linear, channel), eqrl_bias_s16(linear, next)};
+            int64_t sums[2] = {eqrl_start_s16(linear, channel, has_zero_points, input_sum),
+                               eqrl_start_s16(linear, next, has_zero_points, input_sum)};
             sum_pair_s16(place, input, first, second, sums);
             output[channel] = eqrl_rescale_s16(linear, channel, sums[0]);
             output[next] = eqrl_rescale_s16(linear, next, sums[1]);
@@ -173,21 +159,34 @@ EQRL_CODE static void conv_at_s16(const eqrl_linear_s16 *linear, const conv_plac
     }
 }
 
-EQRL_CODE void eqrl_conv_s16(const uint32_t *block, const eqrl_s16 *input, eqrl_s16 *output,
-                             const eqrl_window *window, uint32_t depth, uint32_t group_outputs)
+EQRL_INLINE void conv_s16(const uint32_t *block, const eqrl_s16 *input, eqrl_s16 *output,
+                          const eqrl_window *window, uint32_t depth, uint32_t group_outputs, uint32_t has_zero_points)
 {
     const uint32_t num_outputs = window->output_channels;
-    const eqrl_linear_s16 linear = eqrl_read_linear_s16(block, num_outputs);
-    conv_place place;
+    const eqrl_linear_s16 linear = eqrl_read_linear_s16(block, num_outputs, has_zero_points);
+    eqrl_conv_place place;
 
     for (uint32_t image = 0; image < window->num_images; image++) {
         for (uint32_t y = 0; y < window->y.output; y++) {
             for (uint32_t x = 0; x < window->x.output; x++) {
-                find_place(&place, window, depth, y, x);
-                conv_at_s16(&linear, &place, input, output, depth, group_outputs, num_outputs);
+                eqrl_find_conv_place(&place, window, depth, y, x);
+                conv_at_s16(&linear, &place, input, output, depth, group_outputs, num_outputs,
+                            has_zero_points);
                 output += num_outputs;
             }
         }
         input += window->y.input * window->x.input * window->input_channels;
     }
+}
+
+EQRL_CODE void eqrl_conv_s16(const uint32_t *block, const eqrl_s16 *input, eqrl_s16 *output,
+                             const eqrl_window *window, uint32_t depth, uint32_t group_outputs)
+{
+    conv_s16(block, input, output, window, depth, group_outputs, 0u);
+}
+
+EQRL_CODE void eqrl_conv_asymmetric_s16(const uint32_t *block, const eqrl_s16 *input, eqrl_s16 *output,
+                                        const eqrl_window *window, uint32_t depth, uint32_t group_outputs)
+{
+    conv_s16(block, input, output, window, depth, group_outputs, 1u);
 }

@@ -100,43 +100,81 @@ EQRL_OUTLINE void sum_pair_s8(const depthwise_place *place, const int8_t *input,
     pad_pair(weights, at, to_next, stride, below, zero_point, sums);
 }
 
+/* The sum of what one input channel has in the window; padding is an input of `zero_point`. */
+EQRL_OUTLINE int32_t sum_channel_s8(const depthwise_place *place, const int8_t *input, int32_t zero_point)
+{
+    const uint32_t width = place->x.last - place->x.first;
+    const uint32_t num_inputs = (place->y.last - place->y.first) * width;
+    int32_t sum = (int32_t)(place->num_rows * place->num_columns - num_inputs) * zero_point;
+    uint32_t row = place->start;
+
+    for (uint32_t ky = place->y.first; ky < place->y.last; ky++) {
+        uint32_t from = row;
+        for (uint32_t count = width; count > 0u; count--) {
+            sum += input[from];
+            from += place->column_stride;
+        }
+        row += place->row_stride;
+    }
+    return sum;
+}
+
 /* All output channels of a position. */
-EQRL_CODE static void depthwise_at_s8(const eqrl_linear_s8 *linear, const depthwise_place *place,
-                                      const int8_t *input, int8_t *output, uint32_t multiplier)
+EQRL_INLINE void depthwise_at_s8(const eqrl_linear_s8 *linear, const depthwise_place *place,
+                                 const int8_t *input, int8_t *output, uint32_t multiplier,
+                                 uint32_t has_zero_points)
 {
     uint32_t input_channel = 0;
     uint32_t index = 0;
 
     for (uint32_t channel = 0; channel < place->num_outputs; channel += 2u) {
         const uint32_t to_next = channel + 1u < place->num_outputs ? 1u : 0u;
-        const uint32_t first_input = input_channel;
+        const int8_t *const first_input = input + input_channel;
         next_channel(&input_channel, &index, multiplier);
-        const uint32_t to_next_input = to_next * (input_channel - first_input);
+        const uint32_t to_next_input = to_next * (uint32_t)(input + input_channel - first_input);
         next_channel(&input_channel, &index, multiplier);
-        int32_t sums[2] = {linear->bias[channel], linear->bias[channel + to_next]};
-        sum_pair_s8(place, input + first_input, to_next_input, linear->weights + channel, to_next,
+        int32_t input_sums[2] = {0, 0};
+        if (has_zero_points != 0u) {
+            input_sums[0] = sum_channel_s8(place, first_input, linear->ranges[0]);
+            input_sums[1] = sum_channel_s8(place, first_input + to_next_input, linear->ranges[0]);
+        }
+        int32_t sums[2] = {eqrl_start_s8(linear, channel, has_zero_points, input_sums[0]),
+                           eqrl_start_s8(linear, channel + to_next, has_zero_points, input_sums[1])};
+        sum_pair_s8(place, first_input, to_next_input, linear->weights + channel, to_next,
                     linear->ranges[0], sums);
         output[channel] = eqrl_rescale_s8(linear, channel, sums[0]);
         output[channel + to_next] = eqrl_rescale_s8(linear, channel + to_next, sums[1]);
     }
 }
 
-EQRL_CODE void eqrl_depthwise_s8(const uint32_t *block, const int8_t *input, int8_t *output,
-                                 const eqrl_window *window, uint32_t multiplier)
+EQRL_INLINE void depthwise_s8(const uint32_t *block, const int8_t *input, int8_t *output,
+                              const eqrl_window *window, uint32_t multiplier, uint32_t has_zero_points)
 {
-    const eqrl_linear_s8 linear = eqrl_read_linear_s8(block, window->output_channels);
+    const eqrl_linear_s8 linear = eqrl_read_linear_s8(block, window->output_channels, has_zero_points);
     depthwise_place place;
 
     for (uint32_t image = 0; image < window->num_images; image++) {
         for (uint32_t y = 0; y < window->y.output; y++) {
             for (uint32_t x = 0; x < window->x.output; x++) {
                 find_place(&place, window, y, x);
-                depthwise_at_s8(&linear, &place, input, output, multiplier);
+                depthwise_at_s8(&linear, &place, input, output, multiplier, has_zero_points);
                 output += window->output_channels;
             }
         }
         input += window->y.input * window->x.input * window->input_channels;
     }
+}
+
+EQRL_CODE void eqrl_depthwise_s8(const uint32_t *block, const int8_t *input, int8_t *output,
+                                 const eqrl_window *window, uint32_t multiplier)
+{
+    depthwise_s8(block, input, output, window, multiplier, 0u);
+}
+
+EQRL_CODE void eqrl_depthwise_asymmetric_s8(const uint32_t *block, const int8_t *input, int8_t *output,
+                                            const eqrl_window *window, uint32_t multiplier)
+{
+    depthwise_s8(block, input, output, window, multiplier, 1u);
 }
 
 /* int16 has no zero point, so padding adds nothing. */
@@ -166,39 +204,74 @@ EQRL_OUTLINE void sum_pair_s16(const depthwise_place *place, const eqrl_s16 *inp
     sums[1] = next_sum;
 }
 
-EQRL_CODE static void depthwise_at_s16(const eqrl_linear_s16 *linear, const depthwise_place *place,
-                                       const eqrl_s16 *input, eqrl_s16 *output, uint32_t multiplier)
+EQRL_OUTLINE int64_t sum_channel_s16(const depthwise_place *place, const eqrl_s16 *input)
+{
+    int64_t sum = 0;
+    uint32_t row = place->start;
+
+    for (uint32_t ky = place->y.first; ky < place->y.last; ky++) {
+        uint32_t from = row;
+        for (uint32_t count = place->x.last - place->x.first; count > 0u; count--) {
+            sum += input[from];
+            from += place->column_stride;
+        }
+        row += place->row_stride;
+    }
+    return sum;
+}
+
+EQRL_INLINE void depthwise_at_s16(const eqrl_linear_s16 *linear, const depthwise_place *place,
+                                  const eqrl_s16 *input, eqrl_s16 *output, uint32_t multiplier,
+                                  uint32_t has_zero_points)
 {
     uint32_t input_channel = 0;
     uint32_t index = 0;
 
     for (uint32_t channel = 0; channel < place->num_outputs; channel += 2u) {
         const uint32_t to_next = channel + 1u < place->num_outputs ? 1u : 0u;
-        const uint32_t first_input = input_channel;
+        const eqrl_s16 *const first_input = input + input_channel;
         next_channel(&input_channel, &index, multiplier);
-        const uint32_t to_next_input = to_next * (input_channel - first_input);
+        const uint32_t to_next_input = to_next * (uint32_t)(input + input_channel - first_input);
         next_channel(&input_channel, &index, multiplier);
-        int64_t sums[2] = {eqrl_bias_s16(linear, channel), eqrl_bias_s16(linear, channel + to_next)};
-        sum_pair_s16(place, input + first_input, to_next_input, linear->weights + channel, to_next, sums);
+        int64_t input_sums[2] = {0, 0};
+        if (has_zero_points != 0u) {
+            input_sums[0] = sum_channel_s16(place, first_input);
+            input_sums[1] = sum_channel_s16(place, first_input + to_next_input);
+        }
+        int64_t sums[2] = {eqrl_start_s16(linear, channel, has_zero_points, input_sums[0]),
+                           eqrl_start_s16(linear, channel + to_next, has_zero_points, input_sums[1])};
+        sum_pair_s16(place, first_input, to_next_input, linear->weights + channel, to_next, sums);
         output[channel] = eqrl_rescale_s16(linear, channel, sums[0]);
         output[channel + to_next] = eqrl_rescale_s16(linear, channel + to_next, sums[1]);
     }
 }
 
-EQRL_CODE void eqrl_depthwise_s16(const uint32_t *block, const eqrl_s16 *input, eqrl_s16 *output,
-                                  const eqrl_window *window, uint32_t multiplier)
+EQRL_INLINE void depthwise_s16(const uint32_t *block, const eqrl_s16 *input, eqrl_s16 *output,
+                               const eqrl_window *window, uint32_t multiplier, uint32_t has_zero_points)
 {
-    const eqrl_linear_s16 linear = eqrl_read_linear_s16(block, window->output_channels);
+    const eqrl_linear_s16 linear = eqrl_read_linear_s16(block, window->output_channels, has_zero_points);
     depthwise_place place;
 
     for (uint32_t image = 0; image < window->num_images; image++) {
         for (uint32_t y = 0; y < window->y.output; y++) {
             for (uint32_t x = 0; x < window->x.output; x++) {
                 find_place(&place, window, y, x);
-                depthwise_at_s16(&linear, &place, input, output, multiplier);
+                depthwise_at_s16(&linear, &place, input, output, multiplier, has_zero_points);
                 output += window->output_channels;
             }
         }
         input += window->y.input * window->x.input * window->input_channels;
     }
+}
+
+EQRL_CODE void eqrl_depthwise_s16(const uint32_t *block, const eqrl_s16 *input, eqrl_s16 *output,
+                                  const eqrl_window *window, uint32_t multiplier)
+{
+    depthwise_s16(block, input, output, window, multiplier, 0u);
+}
+
+EQRL_CODE void eqrl_depthwise_asymmetric_s16(const uint32_t *block, const eqrl_s16 *input, eqrl_s16 *output,
+                                             const eqrl_window *window, uint32_t multiplier)
+{
+    depthwise_s16(block, input, output, window, multiplier, 1u);
 }

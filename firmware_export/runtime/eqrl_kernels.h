@@ -159,6 +159,32 @@ void eqrl_dense_s8(const uint32_t *block, const int8_t *input, int8_t *output, u
 void eqrl_dense_s16(const uint32_t *block, const eqrl_s16 *input, eqrl_s16 *output, uint32_t num_rows,
                     uint32_t num_inputs, uint32_t num_outputs);
 
+/* The same where weights have zero points: sums of q * (w - zero point). Behind the shifts, the block has int8
+ * zero_points[num_outputs], padded to 4; the biases have them folded in, too.
+ */
+void eqrl_dense_asymmetric_s8(const uint32_t *block, const int8_t *input, int8_t *output, uint32_t num_rows,
+                              uint32_t num_inputs, uint32_t num_outputs);
+void eqrl_dense_asymmetric_s16(const uint32_t *block, const eqrl_s16 *input, eqrl_s16 *output,
+                               uint32_t num_rows, uint32_t num_inputs, uint32_t num_outputs);
+
+/* eqrl_dense_packed.c */
+
+/* The same with weights of 4, 3 or 2 bits, in units of some output channels as eqrl_packed.h has them: units
+ * [channels][num_inputs], padded to 4. The zero points are in the block if has_zero_points is 1.
+ */
+void eqrl_dense_p4_s8(const uint32_t *block, const int8_t *input, int8_t *output, uint32_t num_rows,
+                      uint32_t num_inputs, uint32_t num_outputs, uint32_t has_zero_points);
+void eqrl_dense_p3_s8(const uint32_t *block, const int8_t *input, int8_t *output, uint32_t num_rows,
+                      uint32_t num_inputs, uint32_t num_outputs, uint32_t has_zero_points);
+void eqrl_dense_p2_s8(const uint32_t *block, const int8_t *input, int8_t *output, uint32_t num_rows,
+                      uint32_t num_inputs, uint32_t num_outputs, uint32_t has_zero_points);
+void eqrl_dense_p4_s16(const uint32_t *block, const eqrl_s16 *input, eqrl_s16 *output, uint32_t num_rows,
+                       uint32_t num_inputs, uint32_t num_outputs, uint32_t has_zero_points);
+void eqrl_dense_p3_s16(const uint32_t *block, const eqrl_s16 *input, eqrl_s16 *output, uint32_t num_rows,
+                       uint32_t num_inputs, uint32_t num_outputs, uint32_t has_zero_points);
+void eqrl_dense_p2_s16(const uint32_t *block, const eqrl_s16 *input, eqrl_s16 *output, uint32_t num_rows,
+                       uint32_t num_inputs, uint32_t num_outputs, uint32_t has_zero_points);
+
 /* Convolutions. Blocks as for eqrl_dense, with as many biases, multipliers and shifts as output channels, and
  * other weights. Inputs and outputs are [image][y][x][channel].
  */
@@ -173,6 +199,34 @@ void eqrl_conv_s8(const uint32_t *block, const int8_t *input, int8_t *output, co
 void eqrl_conv_s16(const uint32_t *block, const eqrl_s16 *input, eqrl_s16 *output, const eqrl_window *window,
                    uint32_t depth, uint32_t group_outputs);
 
+/* The same where weights have zero points, as eqrl_dense_asymmetric. */
+void eqrl_conv_asymmetric_s8(const uint32_t *block, const int8_t *input, int8_t *output,
+                             const eqrl_window *window, uint32_t depth, uint32_t group_outputs);
+void eqrl_conv_asymmetric_s16(const uint32_t *block, const eqrl_s16 *input, eqrl_s16 *output,
+                              const eqrl_window *window, uint32_t depth, uint32_t group_outputs);
+
+/* eqrl_conv_packed.c */
+
+/* The same with weights of 4, 3 or 2 bits, as eqrl_dense_p4: units [group][channels][ky][kx][depth]. */
+void eqrl_conv_p4_s8(const uint32_t *block, const int8_t *input, int8_t *output,
+                     const eqrl_window *window, uint32_t depth, uint32_t group_outputs,
+                     uint32_t has_zero_points);
+void eqrl_conv_p3_s8(const uint32_t *block, const int8_t *input, int8_t *output,
+                     const eqrl_window *window, uint32_t depth, uint32_t group_outputs,
+                     uint32_t has_zero_points);
+void eqrl_conv_p2_s8(const uint32_t *block, const int8_t *input, int8_t *output,
+                     const eqrl_window *window, uint32_t depth, uint32_t group_outputs,
+                     uint32_t has_zero_points);
+void eqrl_conv_p4_s16(const uint32_t *block, const eqrl_s16 *input, eqrl_s16 *output,
+                      const eqrl_window *window, uint32_t depth, uint32_t group_outputs,
+                      uint32_t has_zero_points);
+void eqrl_conv_p3_s16(const uint32_t *block, const eqrl_s16 *input, eqrl_s16 *output,
+                      const eqrl_window *window, uint32_t depth, uint32_t group_outputs,
+                      uint32_t has_zero_points);
+void eqrl_conv_p2_s16(const uint32_t *block, const eqrl_s16 *input, eqrl_s16 *output,
+                      const eqrl_window *window, uint32_t depth, uint32_t group_outputs,
+                      uint32_t has_zero_points);
+
 /* eqrl_depthwise.c */
 
 /* DEPTHWISE_CONV_2D: int8 weights[ky][kx][output channel]. Each input channel has `multiplier` output
@@ -183,6 +237,12 @@ void eqrl_depthwise_s8(const uint32_t *block, const int8_t *input, int8_t *outpu
 void eqrl_depthwise_s16(const uint32_t *block, const eqrl_s16 *input, eqrl_s16 *output,
                         const eqrl_window *window, uint32_t multiplier);
 
+/* The same where weights have zero points, as eqrl_dense_asymmetric. */
+void eqrl_depthwise_asymmetric_s8(const uint32_t *block, const int8_t *input, int8_t *output,
+                                  const eqrl_window *window, uint32_t multiplier);
+void eqrl_depthwise_asymmetric_s16(const uint32_t *block, const eqrl_s16 *input, eqrl_s16 *output,
+                                   const eqrl_window *window, uint32_t multiplier);
+
 /* eqrl_transpose_conv.c */
 
 /* TRANSPOSE_CONV: int8 weights[output channel][ky][kx][input channel], the input zero point not folded into
@@ -192,6 +252,12 @@ void eqrl_transpose_conv_s8(const uint32_t *block, const int8_t *input, int8_t *
                             const eqrl_window *window);
 void eqrl_transpose_conv_s16(const uint32_t *block, const eqrl_s16 *input, eqrl_s16 *output,
                              const eqrl_window *window);
+
+/* The same where weights have zero points, as eqrl_dense_asymmetric; these are not folded either. */
+void eqrl_transpose_conv_asymmetric_s8(const uint32_t *block, const int8_t *input, int8_t *output,
+                                       const eqrl_window *window);
+void eqrl_transpose_conv_asymmetric_s16(const uint32_t *block, const eqrl_s16 *input, eqrl_s16 *output,
+                                        const eqrl_window *window);
 
 /* eqrl_pool.c */
 

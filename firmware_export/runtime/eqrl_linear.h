@@ -41,18 +41,44 @@ typedef struct {
     const int32_t *bias;
     const int32_t *multiplier;
     const int8_t *shift;
+    const int8_t *zero_points; /* of the weights, if the block has them */
     const int8_t *weights;
 } eqrl_linear_s8;
 
-EQRL_HELPER eqrl_linear_s8 eqrl_read_linear_s8(const uint32_t *block, uint32_t num_channels)
+EQRL_HELPER eqrl_linear_s8 eqrl_read_linear_s8(const uint32_t *block, uint32_t num_channels,
+                                               uint32_t has_zero_points)
 {
+    const uint32_t padded = (num_channels + 3u) & ~(uint32_t)3u;
     eqrl_linear_s8 linear;
     linear.ranges = (const int8_t *)block;
     linear.bias = (const int32_t *)(block + 1);
     linear.multiplier = linear.bias + num_channels;
     linear.shift = (const int8_t *)(linear.multiplier + num_channels);
-    linear.weights = linear.shift + ((num_channels + 3u) & ~(uint32_t)3u);
+    linear.zero_points = linear.shift + padded;
+    linear.weights = linear.zero_points + (has_zero_points != 0u ? padded : 0u);
     return linear;
+}
+
+/* Where weights have zero points, sum(q * (w - zero_point)) is sum(q * w) - zero_point * sum(q): inner loops know
+ * nothing of them, and a sum begins with what they take away. The exporter proves that it fits int32.
+ */
+EQRL_HELPER int32_t eqrl_start_s8(const eqrl_linear_s8 *linear, uint32_t channel, uint32_t has_zero_points,
+                                  int32_t input_sum)
+{
+    int32_t sum = linear->bias[channel];
+    if (has_zero_points != 0u) {
+        sum -= linear->zero_points[channel] * input_sum;
+    }
+    return sum;
+}
+
+EQRL_OUTLINE int32_t eqrl_sum_s8(const int8_t *values, uint32_t count)
+{
+    int32_t sum = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        sum += values[i];
+    }
+    return sum;
 }
 
 /* The exporter proves that the sum and the differences in the clamp fit int32. */
@@ -86,11 +112,14 @@ typedef struct {
     const uint32_t *bias; /* low word, high word */
     const int32_t *multiplier;
     const int8_t *shift;
+    const int8_t *zero_points;
     const int8_t *weights;
 } eqrl_linear_s16;
 
-EQRL_HELPER eqrl_linear_s16 eqrl_read_linear_s16(const uint32_t *block, uint32_t num_channels)
+EQRL_HELPER eqrl_linear_s16 eqrl_read_linear_s16(const uint32_t *block, uint32_t num_channels,
+                                                 uint32_t has_zero_points)
 {
+    const uint32_t padded = (num_channels + 3u) & ~(uint32_t)3u;
     eqrl_linear_s16 linear;
     linear.output_min = (int32_t)(block[0] << 16) >> 16;
     linear.output_max = (int32_t)block[0] >> 16;
@@ -98,7 +127,8 @@ EQRL_HELPER eqrl_linear_s16 eqrl_read_linear_s16(const uint32_t *block, uint32_t
     linear.bias = block + 2;
     linear.multiplier = (const int32_t *)(linear.bias + 2u * num_channels);
     linear.shift = (const int8_t *)(linear.multiplier + num_channels);
-    linear.weights = linear.shift + ((num_channels + 3u) & ~(uint32_t)3u);
+    linear.zero_points = linear.shift + padded;
+    linear.weights = linear.zero_points + (has_zero_points != 0u ? padded : 0u);
     return linear;
 }
 
@@ -106,6 +136,37 @@ EQRL_HELPER int64_t eqrl_bias_s16(const eqrl_linear_s16 *linear, uint32_t channe
 {
     const uint32_t *const words = linear->bias + 2u * channel;
     return (int64_t)(((uint64_t)words[1] << 32) | words[0]);
+}
+
+/* input_sum * factor for |input_sum| below 2^38 and |factor| below 2^9, made of two products that fit int32. */
+EQRL_HELPER int64_t eqrl_multiply_sum(int64_t input_sum, int32_t factor)
+{
+    const uint32_t lower = (uint32_t)((uint64_t)input_sum & 0xFFFFFFFFu);
+    const uint32_t middle = ((uint32_t)(input_sum >> 32) << 16) | (lower >> 16);
+    const int32_t low = (int32_t)(lower & 0xFFFFu) * factor;
+    const int32_t high = eqrl_opaque((int32_t)middle) * factor;
+    const uint64_t upper = (uint64_t)(uint32_t)(high >> 16) << 32;
+    return (int64_t)(upper | ((uint32_t)high << 16)) + low;
+}
+
+/* As eqrl_start_s8. */
+EQRL_HELPER int64_t eqrl_start_s16(const eqrl_linear_s16 *linear, uint32_t channel, uint32_t has_zero_points,
+                                   int64_t input_sum)
+{
+    int64_t sum = eqrl_bias_s16(linear, channel);
+    if (has_zero_points != 0u) {
+        sum -= eqrl_multiply_sum(input_sum, linear->zero_points[channel]);
+    }
+    return sum;
+}
+
+EQRL_OUTLINE int64_t eqrl_sum_s16(const eqrl_s16 *values, uint32_t count)
+{
+    int64_t sum = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        sum += values[i];
+    }
+    return sum;
 }
 
 EQRL_HELPER int16_t eqrl_rescale_s16(const eqrl_linear_s16 *linear, uint32_t channel, int64_t sum)

@@ -72,18 +72,40 @@ EQRL_CODE static void sum_pair_s8(const eqrl_window *window, const reach *y, con
     }
 }
 
+/* The sum of the inputs that reach an output, the zero point taken from each. */
+EQRL_OUTLINE int32_t sum_reached_s8(const eqrl_window *window, const reach *y, const reach *x,
+                                    const int8_t *input, int32_t zero_point)
+{
+    const uint32_t depth = window->input_channels;
+    int32_t sum = 0;
+
+    for (uint32_t i = y->skipped; i < y->end; i++) {
+        const uint32_t row = (y->input - i) * window->x.input;
+        for (uint32_t j = x->skipped; j < x->end; j++) {
+            sum += eqrl_sum_s8(input + (row + x->input - j) * depth, depth) - (int32_t)depth * zero_point;
+        }
+    }
+    return sum;
+}
+
 /* All output channels of a position. */
-EQRL_CODE static void transpose_at_s8(const eqrl_linear_s8 *linear, const eqrl_window *window, const reach *y,
-                                      const reach *x, const int8_t *input, int8_t *output)
+EQRL_INLINE void transpose_at_s8(const eqrl_linear_s8 *linear, const eqrl_window *window, const reach *y,
+                                 const reach *x, const int8_t *input, int8_t *output,
+                                 uint32_t has_zero_points)
 {
     const uint32_t num_outputs = window->output_channels;
     const uint32_t num_weights = window->y.kernel * window->x.kernel * window->input_channels;
     const int8_t *first = linear->weights;
+    int32_t input_sum = 0;
 
+    if (has_zero_points != 0u) {
+        input_sum = sum_reached_s8(window, y, x, input, linear->ranges[0]);
+    }
     for (uint32_t channel = 0; channel < num_outputs; channel += 2u) {
         const uint32_t next = channel + 1u < num_outputs ? channel + 1u : channel;
         const int8_t *const second = first + (next - channel) * num_weights;
-        int32_t sums[2] = {linear->bias[channel], linear->bias[next]};
+        int32_t sums[2] = {eqrl_start_s8(linear, channel, has_zero_points, input_sum),
+                           eqrl_start_s8(linear, next, has_zero_points, input_sum)};
         sum_pair_s8(window, y, x, input, first, second, linear->ranges[0], sums);
         output[channel] = eqrl_rescale_s8(linear, channel, sums[0]);
         output[next] = eqrl_rescale_s8(linear, next, sums[1]);
@@ -91,10 +113,10 @@ EQRL_CODE static void transpose_at_s8(const eqrl_linear_s8 *linear, const eqrl_w
     }
 }
 
-EQRL_CODE void eqrl_transpose_conv_s8(const uint32_t *block, const int8_t *input, int8_t *output,
-                                      const eqrl_window *window)
+EQRL_INLINE void transpose_conv_s8(const uint32_t *block, const int8_t *input, int8_t *output,
+                                   const eqrl_window *window, uint32_t has_zero_points)
 {
-    const eqrl_linear_s8 linear = eqrl_read_linear_s8(block, window->output_channels);
+    const eqrl_linear_s8 linear = eqrl_read_linear_s8(block, window->output_channels, has_zero_points);
     const uint32_t height = window->y.padding + window->y.output;
     const uint32_t width = window->x.padding + window->x.output;
     reach y;
@@ -108,7 +130,7 @@ EQRL_CODE void eqrl_transpose_conv_s8(const uint32_t *block, const int8_t *input
             for (uint32_t j = 0; j < width; j++) {
                 if (i >= window->y.padding && j >= window->x.padding) {
                     find_reach(&x, &window->x);
-                    transpose_at_s8(&linear, window, &y, &x, input, output);
+                    transpose_at_s8(&linear, window, &y, &x, input, output, has_zero_points);
                     output += window->output_channels;
                 }
                 next_reach(&x, &window->x);
@@ -117,6 +139,18 @@ EQRL_CODE void eqrl_transpose_conv_s8(const uint32_t *block, const int8_t *input
         }
         input += window->y.input * window->x.input * window->input_channels;
     }
+}
+
+EQRL_CODE void eqrl_transpose_conv_s8(const uint32_t *block, const int8_t *input, int8_t *output,
+                                      const eqrl_window *window)
+{
+    transpose_conv_s8(block, input, output, window, 0u);
+}
+
+EQRL_CODE void eqrl_transpose_conv_asymmetric_s8(const uint32_t *block, const int8_t *input, int8_t *output,
+                                                 const eqrl_window *window)
+{
+    transpose_conv_s8(block, input, output, window, 1u);
 }
 
 EQRL_CODE static void sum_pair_s16(const eqrl_window *window, const reach *y, const reach *x,
@@ -136,18 +170,38 @@ EQRL_CODE static void sum_pair_s16(const eqrl_window *window, const reach *y, co
     }
 }
 
-EQRL_CODE static void transpose_at_s16(const eqrl_linear_s16 *linear, const eqrl_window *window,
-                                       const reach *y, const reach *x, const eqrl_s16 *input,
-                                       eqrl_s16 *output)
+EQRL_OUTLINE int64_t sum_reached_s16(const eqrl_window *window, const reach *y, const reach *x,
+                                     const eqrl_s16 *input)
+{
+    const uint32_t depth = window->input_channels;
+    int64_t sum = 0;
+
+    for (uint32_t i = y->skipped; i < y->end; i++) {
+        const uint32_t row = (y->input - i) * window->x.input;
+        for (uint32_t j = x->skipped; j < x->end; j++) {
+            sum += eqrl_sum_s16(input + (row + x->input - j) * depth, depth);
+        }
+    }
+    return sum;
+}
+
+EQRL_INLINE void transpose_at_s16(const eqrl_linear_s16 *linear, const eqrl_window *window, const reach *y,
+                                  const reach *x, const eqrl_s16 *input, eqrl_s16 *output,
+                                  uint32_t has_zero_points)
 {
     const uint32_t num_outputs = window->output_channels;
     const uint32_t num_weights = window->y.kernel * window->x.kernel * window->input_channels;
     const int8_t *first = linear->weights;
+    int64_t input_sum = 0;
 
+    if (has_zero_points != 0u) {
+        input_sum = sum_reached_s16(window, y, x, input);
+    }
     for (uint32_t channel = 0; channel < num_outputs; channel += 2u) {
         const uint32_t next = channel + 1u < num_outputs ? channel + 1u : channel;
         const int8_t *const second = first + (next - channel) * num_weights;
-        int64_t sums[2] = {eqrl_bias_s16(linear, channel), eqrl_bias_s16(linear, next)};
+        int64_t sums[2] = {eqrl_start_s16(linear, channel, has_zero_points, input_sum),
+                           eqrl_start_s16(linear, next, has_zero_points, input_sum)};
         sum_pair_s16(window, y, x, input, first, second, sums);
         output[channel] = eqrl_rescale_s16(linear, channel, sums[0]);
         output[next] = eqrl_rescale_s16(linear, next, sums[1]);
@@ -155,10 +209,10 @@ EQRL_CODE static void transpose_at_s16(const eqrl_linear_s16 *linear, const eqrl
     }
 }
 
-EQRL_CODE void eqrl_transpose_conv_s16(const uint32_t *block, const eqrl_s16 *input, eqrl_s16 *output,
-                                       const eqrl_window *window)
+EQRL_INLINE void transpose_conv_s16(const uint32_t *block, const eqrl_s16 *input, eqrl_s16 *output,
+                                    const eqrl_window *window, uint32_t has_zero_points)
 {
-    const eqrl_linear_s16 linear = eqrl_read_linear_s16(block, window->output_channels);
+    const eqrl_linear_s16 linear = eqrl_read_linear_s16(block, window->output_channels, has_zero_points);
     const uint32_t height = window->y.padding + window->y.output;
     const uint32_t width = window->x.padding + window->x.output;
     reach y;
@@ -172,7 +226,7 @@ EQRL_CODE void eqrl_transpose_conv_s16(const uint32_t *block, const eqrl_s16 *in
             for (uint32_t j = 0; j < width; j++) {
                 if (i >= window->y.padding && j >= window->x.padding) {
                     find_reach(&x, &window->x);
-                    transpose_at_s16(&linear, window, &y, &x, input, output);
+                    transpose_at_s16(&linear, window, &y, &x, input, output, has_zero_points);
                     output += window->output_channels;
                 }
                 next_reach(&x, &window->x);
@@ -181,4 +235,16 @@ EQRL_CODE void eqrl_transpose_conv_s16(const uint32_t *block, const eqrl_s16 *in
         }
         input += window->y.input * window->x.input * window->input_channels;
     }
+}
+
+EQRL_CODE void eqrl_transpose_conv_s16(const uint32_t *block, const eqrl_s16 *input, eqrl_s16 *output,
+                                       const eqrl_window *window)
+{
+    transpose_conv_s16(block, input, output, window, 0u);
+}
+
+EQRL_CODE void eqrl_transpose_conv_asymmetric_s16(const uint32_t *block, const eqrl_s16 *input, eqrl_s16 *output,
+                                                  const eqrl_window *window)
+{
+    transpose_conv_s16(block, input, output, window, 1u);
 }

@@ -106,6 +106,27 @@ def _leaky(op: Operator) -> Step:
     return step
 
 
+def _fake_quant(op: Operator) -> Step:
+    """Round to a grid whose zero is exact, as the runtimes do: in float32, halves up."""
+    first, last, num_bits = (op.info.options[name] for name in ("min", "max", "num_bits"))
+    assert isinstance(first, float)
+    assert isinstance(last, float)
+    assert isinstance(num_bits, int)
+    low, high, highest = np.float32(first), np.float32(last), np.float32(2**num_bits - 1)
+    if not low <= 0 <= high or low == high or not 2 <= num_bits <= 16 or op.info.options["narrow_range"]:
+        raise ValueError("its range or its bits are unusual")
+    scale = (high - low) / highest
+    zero_point = np.clip(np.floor(-low / scale + np.float32(0.5)), np.float32(0), highest)
+    low, high = -zero_point * scale, (highest - zero_point) * scale
+    inverse = _ONE / scale
+
+    def step(operands: Operands) -> list[Floats]:
+        above = np.clip(operand(operands, 0), low, high) - low
+        return [np.asarray(np.floor(above * inverse + np.float32(0.5)) * scale + low, np.float32)]
+
+    return step
+
+
 def _pair(op: Operator) -> Step:
     function, rank = _PAIRS[op.info.name], len(op.target.shape)
     if len(op.inputs) != 2 or np.broadcast_shapes(*_shapes(op)) != op.target.shape:
@@ -143,6 +164,7 @@ def _with_rank(values: Floats, rank: int) -> Floats:
 MAKE: dict[str, Make] = {
     **dict.fromkeys((name for name in FUNCTIONS if " " not in name), _unary),
     **dict.fromkeys(_PAIRS, _pair),
+    "FAKE_QUANT": _fake_quant,
     "LEAKY_RELU": _leaky,
     "ADD_N": _add_all,
 }

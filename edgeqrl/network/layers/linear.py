@@ -18,9 +18,15 @@ _INT64_SUM_MAX = 2**47 - 1  # what requantize_int64 takes
 _ELEMENTS_AT_ONCE = 2**21  # bounds the float64 copies of activations
 
 
+def _symmetric() -> NDArray[np.int32]:
+    return np.zeros(1, np.int32)
+
+
 @dataclass(frozen=True, eq=False)
 class Linear:
-    """What all of them have: q_out = clamp(zp_out + requantize(bias + sum((q_in - zp_in) * w))).
+    """What all of them have: q_out = clamp(zp_out + requantize(bias + sum((q_in - zp_in) * (w - zp_w)))).
+
+    zp_w is 0 for symmetric weights, which are all that TensorFlow Lite makes.
 
     Padding adds nothing to the sum: it is a q_in of zp_in. The clamp is to [output_min, output_max], and
     requantize is, channel by channel and with left = max(shift, 0), right = max(-shift, 0):
@@ -38,13 +44,16 @@ class Linear:
     name: str
     input: str
     output: str
-    weights: NDArray[np.int8]  # axis 0: output channels; zero point 0
+    weights: NDArray[np.int8]  # axis 0: output channels
     bias: NDArray[np.int64]  # [channels], scale = input scale * weight scale
     multiplier: NDArray[np.int32]  # [channels], Q0.31, in [2**30, 2**31), or 0: too small for any shift
     shift: NDArray[np.int32]  # [channels], > 0 shifts left
     output_min: int  # fused activation, in quantized units
     output_max: int
     is_wide: bool = field(default=False, kw_only=True)  # int16 inputs summed in 64 bits: no INT32 bias
+    weight_zero_points: NDArray[np.int32] = field(
+        kw_only=True, default_factory=_symmetric
+    )  # [channels] or [1]
 
     @property
     def operator(self) -> str:
@@ -55,6 +64,17 @@ class Linear:
     def inputs(self) -> tuple[str, ...]:
         """Return the one activation that is read."""
         return (self.input,)
+
+    @property
+    def is_symmetric(self) -> bool:
+        """Tell whether the zero point of all weights is 0."""
+        return not np.any(self.weight_zero_points)
+
+    @property
+    def centred_weights(self) -> NDArray[np.int16]:
+        """Return weight - zero point, shaped as the weights."""
+        zero_points = self.weight_zero_points.astype(np.int16)
+        return self.weights - zero_points.reshape(-1, *(1,) * (self.weights.ndim - 1))
 
     def run(self, inputs: Sequence[Array], tensors: Mapping[str, Tensor]) -> Array:
         """Return the output [N, *shape]."""
@@ -69,7 +89,7 @@ class Linear:
         return result
 
     def accumulators(self, values: Array, tensors: Mapping[str, Tensor]) -> Int64Array:
-        """Return bias + sum((q_in - zero_point) * w), [..., channels], for the layer's input [N, *shape]."""
+        """Return bias + sum((q_in - zp_in) * (w - zp_w)), [..., channels], for an input [N, *shape]."""
         zero_point = tensors[self.input].zero_point
         # float64 sums of integer products are exact below 2**53, and BLAS is fast at them.
         parts = [
@@ -84,6 +104,8 @@ class Linear:
         for values, dtype in ((self.bias, np.int64), (self.multiplier, np.int32), (self.shift, np.int32)):
             if values.shape != (channels,) or values.dtype != dtype:
                 raise ValueError(f"{self.name}: bias, multiplier and shift must be [{channels}]")
+        if self.weight_zero_points.shape not in ((1,), (channels,)):
+            raise ValueError(f"{self.name}: weights have one zero point, or [{channels}]")
         lowest, highest = target.range
         if not lowest <= self.output_min <= self.output_max <= highest:
             raise ValueError(f"{self.name}: activation range must lie in {target.dtype}")
@@ -121,7 +143,7 @@ class Linear:
         return max(tensors[self.input].size, tensors[self.output].size)
 
     def _sums(self, centred: Float64Array) -> Float64Array:
-        """Return sum((q_in - zero_point) * w) for centred inputs [N, *shape]."""
+        """Return sum((q_in - zp_in) * (w - zp_w)) for centred inputs [N, *shape]."""
         raise NotImplementedError
 
 
@@ -154,7 +176,7 @@ class Dense(Linear):
 
     @cached_property
     def _transposed(self) -> Float64Array:
-        return np.ascontiguousarray(self.weights.T.astype(np.float64))
+        return np.ascontiguousarray(self.centred_weights.T.astype(np.float64))
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,7 +246,7 @@ class Conv2D(_Windowed):
 
     @cached_property
     def _columns(self) -> list[Float64Array]:
-        groups = np.split(self.weights.astype(np.float64), self.groups)
+        groups = np.split(self.centred_weights.astype(np.float64), self.groups)
         return [np.ascontiguousarray(group.reshape(len(group), -1).T) for group in groups]
 
 
@@ -259,7 +281,8 @@ class DepthwiseConv2D(_Windowed):
         window, (_, kernel_h, kernel_w) = self.window, self.weights.shape
         patches = window.patches(centred.reshape(-1, *window.input_shape[1:]), 0.0)
         channels = window.input_shape[3]
-        factors = self.weights.astype(np.float64).reshape(channels, self.depth_multiplier, kernel_h, kernel_w)
+        shape = (channels, self.depth_multiplier, kernel_h, kernel_w)
+        factors = self.centred_weights.astype(np.float64).reshape(shape)
         sums = np.zeros((*patches.shape[:3], channels, self.depth_multiplier))
         for y in range(kernel_h):
             for x in range(kernel_w):
@@ -314,7 +337,7 @@ class TransposeConv(_Windowed):
 
     @cached_property
     def _columns(self) -> Float64Array:
-        rows = np.moveaxis(self.weights, 0, 2).astype(np.float64)  # [kernel h, kernel w, out_c, in_c]
+        rows = np.moveaxis(self.centred_weights, 0, 2).astype(np.float64)  # [kernel h, kernel w, out_c, in_c]
         return np.ascontiguousarray(rows.reshape(-1, rows.shape[3]).T)
 
 
@@ -323,6 +346,6 @@ def accumulator_bound(
 ) -> NDArray[np.int64]:
     """Bound |accumulator| per output channel, over every input and every order of summation."""
     farthest = max(input_range[1] - zero_point, zero_point - input_range[0])
-    weights = layer.weights.reshape(len(layer.weights), -1).astype(np.int64)
+    weights = layer.centred_weights.reshape(len(layer.weights), -1).astype(np.int64)
     bias = np.abs(np.clip(layer.bias, -(2**62), 2**62))  # far beyond what is safe, without wrapping
     return np.asarray(np.abs(weights).sum(axis=1) * farthest + bias)

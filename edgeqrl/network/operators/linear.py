@@ -1,6 +1,7 @@
 """Operators with weights."""
 
 from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,12 +60,12 @@ def has_transposed_activations(op: Operator) -> bool:
 
 
 def has_int8_weights(op: Operator) -> bool:
-    """Weights are constant INT8 [out, in], dense, row-major, with zero point 0."""
+    """Weights are constant INT8 [out, in], dense, row-major, with zero points that fit INT8."""
     return _has_plain_weights(op) and op.info.options["weights_format"] == "DEFAULT"
 
 
 def has_int8_kernel(op: Operator) -> bool:
-    """Weights are constant INT8 of four axes, dense, with zero point 0."""
+    """Weights are constant INT8 of four axes, dense, with zero points that fit INT8."""
     return _has_plain_weights(op)
 
 
@@ -127,7 +128,7 @@ def has_wide_bias(op: Operator) -> bool:
 def lower_dense(op: Operator) -> tuple[Layer, ...]:
     """Lower FULLY_CONNECTED."""
     rows = op.source.size // _weights(op).shape[1]
-    return (Dense(*_parts(op), is_wide=is_wide(op), rows=rows),)
+    return (Dense(*_parts(op), **_how(op), rows=rows),)
 
 
 def lower_convolution(op: Operator) -> tuple[Layer, ...]:
@@ -136,10 +137,10 @@ def lower_convolution(op: Operator) -> tuple[Layer, ...]:
     if window is None:
         raise ValueError(f"the sizes of '{op.target.name}' do not follow from its padding")
     if op.info.name == "CONV_2D":
-        return (Conv2D(*_parts(op), window, is_wide=is_wide(op)),)
+        return (Conv2D(*_parts(op), window, **_how(op)),)
     if op.info.name == "DEPTHWISE_CONV_2D":
-        return (DepthwiseConv2D(*_parts(op), window, is_wide=is_wide(op)),)
-    return (TransposeConv(*_parts(op), window, is_wide=is_wide(op)),)
+        return (DepthwiseConv2D(*_parts(op), window, **_how(op)),)
+    return (TransposeConv(*_parts(op), window, **_how(op)),)
 
 
 def is_wide(op: Operator) -> bool:
@@ -158,6 +159,11 @@ def fused_range(op: Operator) -> tuple[int, int]:
     return activation_range(op.info.fused_activation, *quantization(op.target), op.target.dtype.lower())
 
 
+class _How(TypedDict):
+    is_wide: bool
+    weight_zero_points: NDArray[np.int32]
+
+
 _Arrays = tuple[NDArray[np.int8], NDArray[np.int64], NDArray[np.int32], NDArray[np.int32]]
 
 
@@ -165,6 +171,11 @@ def _parts(op: Operator) -> tuple[str, str, str, *_Arrays, int, int]:
     """Return what every `Linear` has, in its order: name, input, output, weights ... output_max."""
     names = (op.target.name, _source(op).name, op.target.name)
     return *names, *_arrays(op), *fused_range(op)
+
+
+def _how(op: Operator) -> _How:
+    """Return what every `Linear` has and not always needs, by name."""
+    return {"is_wide": is_wide(op), "weight_zero_points": _weights(op).zero_points.astype(np.int32)}
 
 
 def _arrays(op: Operator) -> _Arrays:
@@ -210,7 +221,8 @@ def _has_plain_weights(op: Operator) -> bool:
     if weights is None or weights.dtype != "INT8" or not weights.is_constant or weights.is_sparse:
         return False
     is_plain = len(weights.shape) == _ROLES[op.info.name].rank and 0 not in weights.shape
-    return is_plain and len(weights.scales) > 0 and not np.any(weights.zero_points)
+    fits = np.all((weights.zero_points >= -128) & (weights.zero_points <= 127))
+    return is_plain and len(weights.scales) > 0 and bool(fits)
 
 
 def _has_plain_bias(op: Operator) -> bool:
@@ -265,16 +277,21 @@ def window_of(op: Operator, large: Shape4, small: Shape4, kernel: tuple[int, int
 
 _CONVOLUTION = (*INTEGER_RULES, has_int8_kernel, has_window)
 _BOTH = "tflm, tflite-runtime"
-_NO_BIAS = "tflite-runtime refuses a missing bias"
+_ASYMMETRIC = "a weight zero point other than 0 is our own formula: the interpreters ignore or refuse it"
+_NO_BIAS = f"tflite-runtime refuses a missing bias; {_ASYMMETRIC}"
 _NO_DEPTHWISE_BIAS = (
     "without a bias only the form with two inputs is confirmed: a third of -1 crashes TFLite Micro, and the "
-    "others refuse it"
+    f"others refuse it; {_ASYMMETRIC}"
 )
 _DENSE = (
     "TFLite Micro decides: with several weight scales tflite-runtime takes the output's first two axes for "
-    "rows and channels, a single one it rounds to float32, and without a bias it sums 16x8 in 32 bits"
+    "rows and channels, a single one it rounds to float32, and without a bias it sums 16x8 in 32 bits; "
+    "weight zero points other than 0 both know where there is a single one, several are our own formula"
 )
-_SHORT = "without a bias tflite-runtime sums 16x8 in 32 bits and so differs by one; TFLite Micro decides"
+_SHORT = (
+    "without a bias tflite-runtime sums 16x8 in 32 bits and so differs by one; TFLite Micro decides; "
+    f"{_ASYMMETRIC}"
+)
 
 SUPPORT = {
     "CONV_2D": Support(

@@ -25,6 +25,7 @@ from edgeqrl.network.layers import (
 )
 from firmware_export.emit.kernels import linear, lookup, movement, pairs, pooling, softmax
 from firmware_export.emit.packing import LayerCode
+from firmware_export.emit.weights import UNPACKED
 
 LAYER_CODES: dict[type, Callable[[Any, IntegerNetwork], LayerCode]] = {
     Dense: linear.dense_code,
@@ -46,7 +47,17 @@ LAYER_CODES: dict[type, Callable[[Any, IntegerNetwork], LayerCode]] = {
     Move: movement.move_code,
 }
 
+PACKED_CODES: dict[type, Callable[[Any, IntegerNetwork, int], LayerCode]] = {
+    Dense: linear.dense_code,
+    Conv2D: linear.conv_code,
+}
 
-def layer_code(layer: Layer, network: IntegerNetwork) -> LayerCode:
-    """Return the call and the block of a layer that computes something; a Reshape does not."""
+
+def layer_code(layer: Layer, network: IntegerNetwork, bits: int = UNPACKED) -> LayerCode:
+    """Return the call and the block of a layer that computes something; a Reshape does not.
+
+    bits  of weights in the block, for the layers that `weights.choose_bits` chooses them for
+    """
+    if bits != UNPACKED:
+        return PACKED_CODES[type(layer)](layer, network, bits)
     return LAYER_CODES[type(layer)](layer, network)

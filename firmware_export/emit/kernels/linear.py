@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,21 +19,12 @@ from edgeqrl.network.layers import (
     accumulator_bound,
 )
 from firmware_export.emit.packing import Kernel, LayerCode, Rows, pad, padded, words
+from firmware_export.emit.weights import UNITS, UNPACKED, groups_of, pack_weights, unpack_weights, why
 
 # The clamp after the last rounding subtracts int8 ranges and zero points from the scaled accumulator.
 _LARGEST_SCALED = 2**31 - 1 - 512
-_KERNELS = {
-    (Dense, "int8"): Kernel.DENSE_S8,
-    (Dense, "int16"): Kernel.DENSE_S16,
-    (Conv2D, "int8"): Kernel.CONV_S8,
-    (Conv2D, "int16"): Kernel.CONV_S16,
-    (DepthwiseConv2D, "int8"): Kernel.DEPTHWISE_S8,
-    (DepthwiseConv2D, "int16"): Kernel.DEPTHWISE_S16,
-    (TransposeConv, "int8"): Kernel.TRANSPOSE_CONV_S8,
-    (TransposeConv, "int16"): Kernel.TRANSPOSE_CONV_S16,
-}
-_S16 = (Kernel.DENSE_S16, Kernel.CONV_S16, Kernel.DEPTHWISE_S16, Kernel.TRANSPOSE_CONV_S16)
-_CHANNELS_LAST = (Kernel.DEPTHWISE_S8, Kernel.DEPTHWISE_S16)
+_FAMILIES = {Dense: "dense", Conv2D: "conv", DepthwiseConv2D: "depthwise", TransposeConv: "transpose_conv"}
+_SUFFIXES = {"int8": "s8", "int16": "s16"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,18 +40,19 @@ class PackedLinear:
     output_min: int
     output_max: int
     is_wide: bool
+    weight_zero_points: NDArray[np.int32]  # [channels]
 
 
-def dense_code(layer: Dense, network: IntegerNetwork) -> LayerCode:
-    """Return the call of FULLY_CONNECTED."""
+def dense_code(layer: Dense, network: IntegerNetwork, bits: int = UNPACKED) -> LayerCode:
+    """Return the call of FULLY_CONNECTED, with weights of so many bits in the block."""
     num_outputs, num_inputs = layer.weights.shape
-    return _code(layer, network, (layer.rows, num_inputs, num_outputs))
+    return _code(layer, network, (layer.rows, num_inputs, num_outputs), bits)
 
 
-def conv_code(layer: Conv2D, network: IntegerNetwork) -> LayerCode:
-    """Return the call of CONV_2D."""
+def conv_code(layer: Conv2D, network: IntegerNetwork, bits: int = UNPACKED) -> LayerCode:
+    """Return the call of CONV_2D, with weights of so many bits in the block."""
     out, *_, depth = layer.weights.shape
-    return _code(layer, network, (window_rows(layer.window), depth, out // layer.groups))
+    return _code(layer, network, (window_rows(layer.window), depth, out // layer.groups), bits)
 
 
 def depthwise_code(layer: DepthwiseConv2D, network: IntegerNetwork) -> LayerCode:
@@ -80,41 +73,63 @@ def window_rows(window: Window) -> Rows:
     return Rows("eqrl_window", ((images, channels, out_channels, *axes),))
 
 
-def pack_linear(layer: Linear, source: Tensor, target: Tensor) -> bytes:
+def pack_linear(layer: Linear, source: Tensor, target: Tensor, bits: int = UNPACKED) -> bytes:
     """Pack a layer with weights, as `eqrl_dense_s8` and `eqrl_dense_s16` describe it."""
-    kernel = _KERNELS[type(layer), source.dtype]
     weights = layer.weights
-    if kernel in _CHANNELS_LAST:
+    if isinstance(layer, DepthwiseConv2D):
         weights = np.moveaxis(weights, 0, -1)
+    stored = np.ascontiguousarray(weights, np.int8).tobytes()
+    if bits != UNPACKED:
+        stored = pack_weights(weights, bits, groups_of(layer))
+    zero_points = b"" if layer.is_symmetric else pad(_zero_points(layer).astype(np.int8).tobytes())
     parts = (
         layer.multiplier.astype("<i4").tobytes(),
         pad(layer.shift.astype(np.int8).tobytes()),
-        pad(np.ascontiguousarray(weights, np.int8).tobytes()),
+        zero_points,
+        pad(stored),
     )
-    return (_head_s16(layer) if kernel in _S16 else _head_s8(layer, source, target)) + b"".join(parts)
+    head = _head_s16(layer) if source.dtype == "int16" else _head_s8(layer, source, target)
+    return head + b"".join(parts)
 
 
-def unpack_linear(block: bytes, kernel: Kernel, shape: Sequence[int]) -> PackedLinear:
+def unpack_linear(
+    block: bytes, kernel: Kernel, shape: Sequence[int], *, groups: int = 1, has_zero_points: bool = False
+) -> PackedLinear:
     """Invert `pack_linear`; `shape` is that of the weights."""
-    channels, is_s16 = shape[0], kernel in _S16
+    channels, is_s16, family = shape[0], kernel.name.endswith("_S16"), kernel.name.rpartition("_")[0]
     place = (8 + 8 * channels) if is_s16 else (4 + 4 * channels)
     multiplier = np.frombuffer(block, "<i4", channels, place)
     shift = np.frombuffer(block, np.int8, channels, place + 4 * channels)
     place += 4 * channels + padded(channels)
-    weights = np.frombuffer(block, np.int8, int(np.prod(shape)), place)
-    if kernel in _CHANNELS_LAST:
-        weights = np.moveaxis(weights.reshape(*shape[1:], channels), -1, 0)
-    weights = np.ascontiguousarray(weights.reshape(shape))
+    zero_points = np.zeros(channels, np.int32)
+    if has_zero_points:
+        zero_points = np.frombuffer(block, np.int8, channels, place).astype(np.int32)
+        place += padded(channels)
+    bits = packed_bits(kernel)
+    if bits != UNPACKED:
+        weights = unpack_weights(block[place:], shape, bits, groups)
+    elif family.startswith("DEPTHWISE"):
+        stored = np.frombuffer(block, np.int8, int(np.prod(shape)), place)
+        weights = np.ascontiguousarray(np.moveaxis(stored.reshape(*shape[1:], channels), -1, 0))
+    else:
+        weights = np.frombuffer(block, np.int8, int(np.prod(shape)), place).reshape(shape)
     if is_s16:
         ranges = [0, 0, *np.frombuffer(block, "<i2", 2).tolist()]
         is_wide = bool(np.frombuffer(block, "<u4", 1, 4)[0])
         bias = np.frombuffer(block, "<i8", channels, 8).astype(np.int64)
     else:
         ranges, is_wide = np.frombuffer(block, np.int8, 4).tolist(), False
-        bias = np.frombuffer(block, "<i4", channels, 4) + _folded(kernel, weights, ranges[0])
+        bias = np.frombuffer(block, "<i4", channels, 4).astype(np.int64)
+        if not family.startswith("TRANSPOSE"):
+            bias = bias + _folded(weights, zero_points, ranges[0])
     zero_in, zero_out, low, high = ranges
     scales = (multiplier.astype(np.int32), shift.astype(np.int32))
-    return PackedLinear(weights, bias, *scales, zero_in, zero_out, low, high, is_wide)
+    return PackedLinear(weights, bias, *scales, zero_in, zero_out, low, high, is_wide, zero_points)
+
+
+def packed_bits(kernel: Kernel) -> int:
+    """Return the bits of the weights in a kernel's block; 8 where they are not packed, or none are there."""
+    return next((bits for bits in UNITS if f"_P{bits}_" in kernel.name), UNPACKED)
 
 
 def require_clampable(layer: Linear, source: Tensor) -> None:
@@ -129,29 +144,58 @@ def require_clampable(layer: Linear, source: Tensor) -> None:
         )
 
 
-def _code(layer: Linear, network: IntegerNetwork, arguments: tuple[int | Rows, ...]) -> LayerCode:
+def _code(
+    layer: Linear, network: IntegerNetwork, arguments: tuple[int | Rows, ...], bits: int = UNPACKED
+) -> LayerCode:
     source, target = network.tensors[layer.input], network.tensors[layer.output]
-    kernel = _KERNELS[type(layer), source.dtype]
     bound = int(accumulator_bound(layer, source.zero_point, source.range).max())
-    bits = 64 if layer.is_wide else 32
+    reasons = [
+        why(layer, bits),
+        "" if layer.is_symmetric else "weights have zero points",
+        f"no |accumulator| above {bound}, so int{64 if layer.is_wide else 32} is enough",
+    ]
+    family, suffix = _FAMILIES[type(layer)], _SUFFIXES[source.dtype]
+    variant, file = "", family
+    if bits != UNPACKED:
+        variant, file = f"p{bits}_", f"{family}_packed"
+        arguments = (*arguments, int(not layer.is_symmetric))
+    elif not layer.is_symmetric:
+        variant = "asymmetric_"
+    name = f"{family}_{variant}{suffix}"
     return LayerCode(
-        kernel=kernel,
-        function=f"eqrl_{kernel.name.lower()}",
-        block=pack_linear(layer, source, target),
+        kernel=Kernel[name.upper()],
+        function=f"eqrl_{name}",
+        block=pack_linear(layer, source, target, bits),
         arguments=arguments,
-        source=f"eqrl_{kernel.name.lower().rpartition('_')[0]}.c",
-        reason=f"no |accumulator| above {bound}, so int{bits} is enough",
+        source=f"eqrl_{file}.c",
+        reason="; ".join(reason for reason in reasons if reason),
     )
 
 
 def _head_s8(layer: Linear, source: Tensor, target: Tensor) -> bytes:
     require_clampable(layer, source)
-    kernel = _KERNELS[type(layer), source.dtype]
-    folded = layer.bias - _folded(kernel, layer.weights, source.zero_point)
+    folded = layer.bias
+    if not isinstance(layer, TransposeConv):  # which sums other weights at other places
+        folded = layer.bias - _folded(layer.weights, _zero_points(layer), source.zero_point)
     # |folded| is within accumulator_bound, and so are all partial sums: |zero_point| <= farthest input.
     assert np.all(np.abs(folded) < 2**31)
+    if not layer.is_symmetric:
+        _require_partial_sums(layer, folded)
     ranges = (source.zero_point, target.zero_point, layer.output_min, layer.output_max)
     return np.array(ranges, np.int8).tobytes() + folded.astype("<i4").tobytes()
+
+
+def _require_partial_sums(layer: Linear, folded: NDArray[np.int64]) -> None:
+    """Prove that sums stay inside int32 before products and what zero points take cancel each other."""
+    weights = layer.weights.reshape(len(layer.weights), -1).astype(np.int64)
+    zero_points = weights.shape[1] * np.abs(_zero_points(layer))
+    largest = np.abs(folded) + 255 * (np.abs(weights).sum(axis=1) + zero_points)
+    if np.any(largest >= 2**31):
+        raise UnsupportedOperatorError(
+            f"{layer.operator} at '{layer.name}' is not supported: as its weights have zero points, the "
+            f"sum of output {int(np.argmax(largest))} could overflow 32 bits. Use fewer inputs or "
+            "symmetric weights."
+        )
 
 
 def _head_s16(layer: Linear) -> bytes:
@@ -161,11 +205,11 @@ def _head_s16(layer: Linear) -> bytes:
     return ranges + words(int(layer.is_wide)) + layer.bias.astype("<i8").tobytes()
 
 
-def _folded(kernel: Kernel, weights: NDArray[np.int8], zero_point: int) -> NDArray[np.int64]:
-    """Return what the input's zero point takes from the bias: nothing is left to add to an input.
+def _zero_points(layer: Linear) -> NDArray[np.int64]:
+    return np.broadcast_to(layer.weight_zero_points.astype(np.int64), len(layer.weights))
 
-    A TRANSPOSE_CONV sums other weights at other places, so its bias stays as it is.
-    """
-    if kernel is Kernel.TRANSPOSE_CONV_S8:
-        return np.zeros(len(weights), np.int64)
-    return np.asarray(weights.reshape(len(weights), -1).astype(np.int64).sum(axis=1) * zero_point)
+
+def _folded(weights: NDArray[np.int8], zero_points: NDArray[Any], zero_point: int) -> NDArray[np.int64]:
+    """Return what the input's zero point takes from the bias: nothing is left to add to an input."""
+    rows = weights.reshape(len(weights), -1).astype(np.int64)
+    return np.asarray((rows.sum(axis=1) - rows.shape[1] * zero_points.astype(np.int64)) * zero_point)
