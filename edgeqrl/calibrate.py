@@ -21,6 +21,7 @@ from edgeqrl.files import write_atomically
 from edgeqrl.interfaces import Policy
 from edgeqrl.recordings import (
     Recorded,
+    Recording,
     Source,
     read_arrays,
     read_file,
@@ -42,6 +43,7 @@ Raw = NDArray[Any] | Mapping[str, NDArray[Any]]
 
 _DTYPES = ("float32", "uint8", "int32")
 _OBSERVATION, _INPUT = "observations", "inputs/"  # names of arrays in the file
+_SIDE_BY_SIDE = 64  # recorded episodes that a recurrent policy is shown at a time
 _MOST_NUMBERS = 2**25  # of network inputs that are chosen; more takes minutes to convert
 
 
@@ -57,6 +59,7 @@ class CalibrationSet:
     agent_sha256: str | None = None  # of the agent that acted, where known
     # [N, *shape] of each network input, where frames or states before the observation decide them
     inputs: Mapping[str, NDArray[np.float32]] | None = None
+    source: str = "policy"  # whose states these are: see calibration_sources; or "recorded", "minari"
 
     def __post_init__(self) -> None:
         arrays = self._arrays()
@@ -116,6 +119,7 @@ class CalibrationSet:
                 int(header["num_rolled_out"]),
                 None if header["agent_sha256"] is None else str(header["agent_sha256"]),
                 inputs or None,
+                str(header.get("source", _unstated_source(str(header["env_id"])))),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"The calibration set '{path}' is damaged: {named_line(error)}.") from None
@@ -150,6 +154,8 @@ class CalibrationSet:
             "num_rolled_out": self.num_rolled_out,
             "agent_sha256": self.agent_sha256,
         }
+        if self.source != _unstated_source(self.env_id):
+            header["source"] = self.source
         if self.inputs is None and getattr(self.observations, "dtype", None) == np.float32:
             header |= {"version": 1, "shape": list(self._arrays()[_OBSERVATION].shape)}
         else:
@@ -167,6 +173,7 @@ def calibrate(
     num_states: int = 2000,
     seed: int = DEFAULT_SEED,
     agent_sha256: str | None = None,
+    source: str = "policy",
     progress: Callable[[int, int], None] | None = None,
 ) -> CalibrationSet:
     """Play whole episodes with `policy` on seeds `seed` ... and choose about `num_states` observations.
@@ -176,6 +183,7 @@ def calibrate(
     images of bytes do not, since what a byte can be is known. The rest are drawn without replacement by
     a generator seeded with `seed`; all stay in the order in which they were met. Of large images fewer
     are kept. Policies with frames or states have the network inputs of these rows kept beside them.
+    `source` says what `policy` is, where it is not the trained one.
     """
     if num_episodes < 1:
         raise UsageError(f"Calibration needs at least one episode, got {num_episodes}.")
@@ -191,12 +199,19 @@ def calibrate(
     chosen, kept = _chosen(policy, everything, inputs, starts, num_states, seed)
     returns = tuple(played.episode_returns.tolist())
     return CalibrationSet(
-        _rows(everything, chosen), env_id, played.seeds, returns, _count(everything), agent_sha256, kept
+        _rows(everything, chosen),
+        env_id,
+        played.seeds,
+        returns,
+        _count(everything),
+        agent_sha256,
+        kept,
+        source,
     )
 
 
 def from_recorded(
-    source: Source,
+    source: Source | Recording,
     *,
     num_states: int = 2000,
     seed: int = DEFAULT_SEED,
@@ -205,26 +220,29 @@ def from_recorded(
 ) -> CalibrationSet:
     """Make a calibration set of recorded observations, chosen by the rule of `calibrate`.
 
-    `source` is what `read_recorded` takes. Where episodes began is unknown, so of the starts only the
-    first row is kept always. For a float `policy` with frames or states the rows are one episode, in order.
+    `source` is a `Recording`, or what `read_recorded` takes: then where episodes began is unknown, the rows
+    are one in order, and of the starts only the first row is kept always. Of very many starts a quarter of
+    the set is. A float `policy` with states is shown the episodes, so that the states are its own.
     """
     _require_states(num_states)
-    observations: Any = read_recorded(source)
+    recording = _recording(source)
+    observations: Any = recording.observations
     if observation_shape is not None and (
         isinstance(observations, dict) or observations.shape[1:] != tuple(observation_shape)
     ):
         found = "in parts" if isinstance(observations, dict) else f"of shape {observations.shape[1:]}"
         raise DataError(
-            f"{recording_name(source)} has observations {found}, but the agent "
-            f"takes {tuple(observation_shape)}."
+            f"{recording.name} has observations {found}, but the agent takes {tuple(observation_shape)}."
         )
-    if policy is None:
-        chosen = _choose(_features(observations, None, ()), np.array([0]), num_states, seed)
-        return CalibrationSet(_rows(observations, chosen), RECORDED, (), (), _count(observations))
-    raw = as_sources(observations, policy.preprocessing, recording_name(source))
-    inputs = _replayed(policy, raw) if policy.has_states else None
-    chosen, kept = _chosen(policy, raw, inputs, np.array([0]), num_states, seed)
-    return CalibrationSet(_rows(raw, chosen), RECORDED, (), (), _count(raw), None, kept)
+    starts, inputs = recording.starts, None
+    raw: Raw = observations
+    if policy is not None:
+        raw = as_sources(observations, policy.preprocessing, recording.name)
+        inputs = _replayed(policy, raw, starts) if policy.has_states else None
+    chosen, kept = _chosen(policy, raw, inputs, starts, num_states, seed, most_starts=num_states // 4 + 1)
+    return CalibrationSet(
+        _rows(raw, chosen), RECORDED, (), (), _count(raw), None, kept, source=recording.kind
+    )
 
 
 def as_sources(observations: Recorded, preprocessing: Any, name: str) -> Raw:
@@ -257,7 +275,14 @@ def as_sources(observations: Recorded, preprocessing: Any, name: str) -> Raw:
 
 
 def _chosen(
-    policy: Any, everything: Raw, inputs: Arrays | None, starts: NDArray[np.int64], num_states: int, seed: int
+    policy: Any,
+    everything: Raw,
+    inputs: Arrays | None,
+    starts: NDArray[np.int64],
+    num_states: int,
+    seed: int,
+    *,
+    most_starts: int | None = None,
 ) -> tuple[NDArray[np.int64], Arrays | None]:
     """Return the rows to keep, and what the network is given there, where the observation does not say it."""
     preprocessing = getattr(policy, "preprocessing", None)
@@ -265,7 +290,10 @@ def _chosen(
         row = sum(int(np.prod(shape)) for shape in preprocessing.network_shapes)
         num_states = max(1, min(num_states, _MOST_NUMBERS // max(row, 1)))
     parts = () if preprocessing is None else tuple(part.name for part in preprocessing.parts)
-    chosen = _choose(_features(everything, inputs, parts), starts, num_states, seed)
+    kept_starts = starts
+    if most_starts is not None and len(starts) > most_starts:
+        kept_starts = starts[np.linspace(0, len(starts) - 1, most_starts).round().astype(np.int64)]
+    chosen = _choose(_features(everything, inputs, parts), kept_starts, num_states, seed)
     if inputs is not None:
         return chosen, {name: values[chosen] for name, values in inputs.items()}
     if preprocessing is not None and preprocessing.frames is not None:
@@ -306,15 +334,35 @@ def _stacked(
     return dict(zip(names, inputs, strict=True))
 
 
-def _replayed(policy: Any, raw: Raw) -> Arrays:
-    """Show a float policy recorded rows as one episode; return what its network is given, by name."""
-    rng, state = [np.random.default_rng(0)], None
-    seen: list[Arrays] = []
-    for row in range(_count(raw)):
-        observation, is_start = _rows(raw, np.array([row])), np.array([row == 0])
-        seen.append(policy.network_inputs(observation, state, episode_start=is_start))
-        _, state = policy.act(observation, state, episode_start=is_start, rng=rng)
-    return {name: np.concatenate([inputs[name] for inputs in seen]) for name in seen[0]}
+def _replayed(policy: Any, raw: Raw, starts: NDArray[np.int64]) -> Arrays:
+    """Show a float policy recorded episodes; return what its network is given in each row, by name."""
+    count = _count(raw)
+    lengths = np.diff([*starts, count])
+    longest_first = np.argsort(-lengths, kind="stable")
+    given: Arrays = {}
+    for batch in range(0, len(starts), _SIDE_BY_SIDE):
+        episodes = longest_first[batch : batch + _SIDE_BY_SIDE]
+        rng, state = [np.random.default_rng(episode) for episode in episodes], None
+        for step in range(lengths[episodes[0]]):
+            going_on = episodes[lengths[episodes] > step]  # the first ones
+            rows, is_start = starts[going_on] + step, np.full(len(going_on), step == 0)
+            state = None if state is None else tuple(part[: len(rows)] for part in state)
+            observation = _rows(raw, rows)
+            for name, values in policy.network_inputs(observation, state, episode_start=is_start).items():
+                given.setdefault(name, np.zeros((count, *values.shape[1:]), np.float32))[rows] = values
+            _, state = policy.act(observation, state, episode_start=is_start, rng=rng[: len(rows)])
+    return given
+
+
+def _recording(source: Source | Recording) -> Recording:
+    if isinstance(source, Recording):
+        return source
+    return Recording(read_recorded(source), name=recording_name(source))
+
+
+def _unstated_source(env_id: str) -> str:
+    """Return the source of sets that do not say it, as all of earlier versions."""
+    return RECORDED if env_id == RECORDED else "policy"
 
 
 def _joined(episodes: Sequence[Any]) -> Any:

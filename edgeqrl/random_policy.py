@@ -1,4 +1,4 @@
-"""Random actions: what a policy must be better than."""
+"""Random actions: what a policy must be better than, and noise: what else it may be calibrated on."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -77,10 +77,8 @@ class RandomPolicy:
         return np.asarray(np.clip(drawn, low, high).astype(space.dtype))
 
 
-class RandomActor:
-    """Acts at random beside a value network, which chooses no action, and tells what that is given."""
-
-    name = "random"
+class _Beside:
+    """Acts beside a float policy, whose network sees every step, and tells what that is given."""
 
     def __init__(self, policy: "WholeFloatPolicy", action_space: Any) -> None:
         self._policy, self._random = policy, RandomPolicy(action_space)
@@ -89,8 +87,14 @@ class RandomActor:
     def network_inputs(
         self, observations: Any, state: State | None, *, episode_start: NDArray[np.bool_]
     ) -> dict[str, NDArray[np.float32]]:
-        """Return what the value network is given in this step, by name."""
+        """Return what the policy's network is given in this step, by name."""
         return self._policy.network_inputs(observations, state, episode_start=episode_start)
+
+
+class RandomActor(_Beside):
+    """Acts at random: beside a value network, which chooses no action, or instead of a policy."""
+
+    name = "random"
 
     def act(
         self,
@@ -101,8 +105,56 @@ class RandomActor:
         action_masks: NDArray[np.bool_] | None = None,
         rng: Sequence[np.random.Generator] | None = None,
     ) -> tuple[NDArray[Any], State]:
-        """Return random actions, and the value network's memory after the step."""
+        """Return random actions, and the memory of a recurrent network after the step."""
         options: dict[str, Any] = {"episode_start": episode_start, "action_masks": action_masks, "rng": rng}
         actions, _ = self._random.act(observations, None, **options)
-        _, state = self._policy.act(observations, state, episode_start=episode_start)
+        if not self.has_states:
+            return actions, ()
+        _, state = self._policy.act(observations, state, **options)
         return actions, state
+
+
+class NoisyActor(_Beside):
+    """Acts as a policy does, with the noise of exploration, by each episode's own generator.
+
+    Classes: each choice is drawn evenly among its actions, the allowed ones where there are masks, with the
+    probability `noise`. Numbers: noise * half the width of their bounds, or * 1 where there are none, is the
+    standard deviation of what is added; the sum is clipped to the bounds.
+    """
+
+    name = "noisy"
+
+    def __init__(self, policy: "WholeFloatPolicy", action_space: Any, noise: float) -> None:
+        import gymnasium
+
+        super().__init__(policy, action_space)
+        self._noise, self._space = noise, action_space
+        self._is_box = isinstance(action_space, gymnasium.spaces.Box)
+
+    def act(
+        self,
+        observations: Any,
+        state: State | None,
+        *,
+        episode_start: NDArray[np.bool_],
+        action_masks: NDArray[np.bool_] | None = None,
+        rng: Sequence[np.random.Generator] | None = None,
+    ) -> tuple[NDArray[Any], State]:
+        """Return noisy actions, and the policy's memory after the step."""
+        if rng is None:
+            raise ValueError("NoisyActor needs a generator for each row")
+        options: dict[str, Any] = {"episode_start": episode_start, "action_masks": action_masks, "rng": rng}
+        actions, state = self._policy.act(observations, state, **options)
+        if self._is_box:
+            return self._disturbed(actions, rng), state
+        others, _ = self._random.act(observations, None, **options)
+        is_drawn = np.stack([generator.random(self._space.shape) for generator in rng]) < self._noise
+        return np.where(is_drawn, others, actions), state
+
+    def _disturbed(self, actions: NDArray[Any], rng: Sequence[np.random.Generator]) -> NDArray[Any]:
+        low, high = (np.asarray(end, np.float64) for end in (self._space.low, self._space.high))
+        width = high - low
+        deviation = self._noise * np.where(np.isfinite(width), width / 2, 1.0)
+        z = np.stack([generator.standard_normal(self._space.shape) for generator in rng])
+        noisy = np.clip(np.asarray(actions, np.float64) + deviation * z, low, high)
+        return np.asarray(noisy.astype(np.result_type(actions)))

@@ -3,6 +3,7 @@
 import io
 import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,20 @@ Source = Path | str | NDArray[Any] | Mapping[str, NDArray[Any]]
 
 _MAX_BYTES = 2**31  # unpacked; larger files are taken for damaged or hostile
 _PREFIX = "observations/"  # of the arrays of an observation in parts
+
+
+def _one_episode() -> NDArray[np.int64]:
+    return np.zeros(1, np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """A log that has been read: observations in the order in which they were met."""
+
+    observations: Recorded
+    starts: NDArray[np.int64] = field(default_factory=_one_episode)  # rows at which episodes begin, ascending
+    name: str = "The recording"  # in messages
+    kind: str = "recorded"  # what a calibration set says of its source
 
 
 def read_recorded(source: Source) -> Recorded:
