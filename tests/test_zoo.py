@@ -22,11 +22,11 @@ from edgeqrl.environments import EnvironmentSpec
 from edgeqrl.errors import AgentError, OutputError, UsageError
 from edgeqrl.rollout import rollout
 from edgeqrl.sources import Source, open_source
-from edgeqrl.zoo.training import common, dqn, ppo, sb3, tasks, td3
+from edgeqrl.zoo.training import common, dqn, ppo, sac, sb3, tasks, td3
 from tests.firmware import one_by_default
 from tests.oracles import require_module
 
-SCRIPTS: tuple[Any, ...] = (dqn, ppo, sb3, td3)
+SCRIPTS: tuple[Any, ...] = (dqn, ppo, sac, sb3, td3)
 CONFIGS: dict[str, Any] = {name: config for script in SCRIPTS for name, config in script.CONFIGS.items()}
 TARGETS = {
     "acrobot-dqn": -100.0,
@@ -34,6 +34,7 @@ TARGETS = {
     "breakout-ppo": 10.0,
     "cartpole-dqn": 500.0,
     "cartpole-gru": 475.0,
+    "halfcheetah-sac-3bit": 4000.0,
     "halfcheetah-td3": 4000.0,
     "hopper-ppo": 2000.0,
     "lunarlander-dqn": 200.0,
@@ -52,6 +53,7 @@ PLAUSIBLE_RETURN = {
     "breakout-ppo": 2.0,
     "cartpole-dqn": 500.0,
     "cartpole-gru": 300.0,
+    "halfcheetah-sac-3bit": 2000.0,
     "halfcheetah-td3": 2000.0,
     "hopper-ppo": 1000.0,
     "lunarlander-dqn": 100.0,
@@ -82,6 +84,7 @@ SB3_SETTINGS: dict[str, dict[str, Any]] = {
 }
 LIBRARIES: dict[str, tuple[str, ...]] = {  # of whatever is not a classic environment trained in Keras
     "breakout-ppo": ("stable_baselines3", "torch", "keras", "tensorflow", "MinAtar"),
+    "halfcheetah-sac-3bit": ("tensorflow", "keras", "mujoco"),
     "halfcheetah-td3": ("tensorflow", "keras", "mujoco"),
     "hopper-ppo": ("stable_baselines3", "torch", "mujoco"),
     "lunarlander-dqn": ("tensorflow", "keras", "box2d"),

@@ -7,6 +7,7 @@ reading files and allocating absurd sizes before. So nothing outside the lists b
 import json
 import zipfile
 from collections.abc import Iterator
+from importlib import import_module
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,13 @@ _CLASS_NAMES = """
     VarianceScaling ZeroPadding1D ZeroPadding2D Zeros __bytes__ __ellipsis__ __keras_tensor__
     __numpy__ __slice__ __tensor__ __tuple__"""
 _CLASSES = frozenset(_CLASS_NAMES.split())
+# Layers of this package, whose code is here and who check their options themselves: class -> its module.
+_OWN_CLASSES = {
+    "FakeQuantConv2D": "edgeqrl.fake_quant.layers",
+    "FakeQuantDense": "edgeqrl.fake_quant.layers",
+    "FakeQuantDepthwiseConv2D": "edgeqrl.fake_quant.layers",
+    "FakeQuantInput": "edgeqrl.fake_quant.quantizers",
+}
 _CODE_CLASSES = {"Lambda", "__lambda__", "function", "TorchModuleWrapper"}
 CUSTOM_CLASS_CURE = (
     "Save the model with model.export(FOLDER) as a SavedModel, "
@@ -100,8 +108,10 @@ def require_safe_config(config: dict[str, Any], path: Path) -> None:
             )
         is_known = class_name in _CLASSES or module in _ARITHMETIC_MODULES
         is_builtin = module is None or module in _MODULES
-        if _is_registered(registered, class_name):
-            continue  # code of the caller, not of the file
+        own = class_name.removeprefix("edgeqrl>")
+        says_ours = own in _OWN_CLASSES and f"edgeqrl>{own}" in (registered, class_name)
+        if _is_own(node, own) if says_ours else _is_registered(registered, class_name):
+            continue  # code of ours or of the caller, not of the file
         if not (is_known and is_builtin and registered in (None, class_name)):
             is_keras = isinstance(module, str) and module.partition(".")[0] == "keras"
             is_custom = registered not in (None, class_name) or not is_keras
@@ -110,6 +120,20 @@ def require_safe_config(config: dict[str, Any], path: Path) -> None:
                 f"{path} holds {_full_name(class_name, module, registered)}{layer}, which is not on the "
                 f"list of safe Keras classes. {CUSTOM_CLASS_CURE if is_custom else built_in}"
             )
+
+
+def _is_own(node: dict[str, Any], name: str) -> bool:
+    """Tell whether an object is our layer `name`, which is registered here: Keras looks nowhere else for it.
+
+    The old format has the registered name as `class_name`, and no other names.
+    """
+    names = node["class_name"], node.get("registered_name")
+    is_new = names == (name, f"edgeqrl>{name}") and node.get("module") in (None, _OWN_CLASSES[name])
+    is_old = node["class_name"] == f"edgeqrl>{name}" and not {"module", "registered_name"} & set(node)
+    if not (is_new or is_old):
+        return False
+    import_module(_OWN_CLASSES[name])
+    return True
 
 
 def _is_registered(name: Any, class_name: str) -> bool:

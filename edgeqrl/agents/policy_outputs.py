@@ -14,7 +14,8 @@ from edgeqrl.agents.tensorflow_runtime import import_tensorflow
 from edgeqrl.errors import AgentError, UsageError
 
 Tail = Callable[[Any], Any]
-COPIES = ("Identity", "Reshape", "Squeeze", "ExpandDims")  # the same numbers in the same order
+# The same numbers in the same order, the last of them rounded.
+COPIES = ("Identity", "Reshape", "Squeeze", "ExpandDims", "FakeQuantWithMinMaxArgs")
 # What turns logits into probabilities, by the kind of action space.
 _PROBABILITIES = {"Discrete": "Softmax", "MultiDiscrete": "Softmax", "MultiBinary": "Sigmoid"}
 

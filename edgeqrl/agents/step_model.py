@@ -6,7 +6,8 @@ or Sequential model are walked for one step: a tensor of a sequence, [N, T, ...]
 what would look at several steps is refused. Layers and weights are the model's own, which is not changed.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -135,7 +136,8 @@ class StepModel:
         if inner is not None and (any(timed) or _holds_recurrent(operation)):
             return self._run(inner, tensors, walk)
         if isinstance(operation, keras.layers.RNN):
-            return self._recurrent(operation, args, kwargs, walk)
+            with _scope_of(operation):
+                return self._recurrent(operation, args, kwargs, walk)
         if not any(timed):
             return call_acting(operation, args, kwargs)
         kind = type(operation).__name__
@@ -147,7 +149,8 @@ class StepModel:
             raise _refusal(operation, "joins a sequence with something that is not one")
         if kind in _EACH_STEP or (kind in _LAST_AXIS and _is_last_axis(operation)):
             # Not __call__, which insists on the number of axes that the layer was built with.
-            result = operation.call(*args, **kwargs)
+            with _scope_of(operation):
+                result = operation.call(*args, **kwargs)
             if (
                 len(result.shape) != max(len(t.shape) for t in tensors)
                 or result.shape[0] != tensors[0].shape[0]
@@ -235,6 +238,16 @@ def _holds_recurrent(model: Any) -> bool:
         isinstance(layer, keras.layers.RNN | keras.layers.Bidirectional)
         for layer in model._flatten_layers(include_self=False, recursive=True)
     )
+
+
+@contextmanager
+def _scope_of(operation: Any) -> Iterator[None]:
+    """Enter the scope that Keras calls an operation in: the second of its name, after that of building."""
+    tensorflow = import_tensorflow()
+    with tensorflow.name_scope(operation.name):
+        pass
+    with tensorflow.name_scope(operation.name):
+        yield
 
 
 def _is_tensor(value: Any) -> bool:

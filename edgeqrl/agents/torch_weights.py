@@ -193,10 +193,20 @@ def dense(
         raise _misfit(weights, name, kernel.shape, flow.shape)
     if bias is not None and bias.shape != (len(kernel),):
         raise _misfit(weights, name, bias.shape, (len(kernel),))
-    layer = import_keras().layers.Dense(len(kernel), use_bias=bias is not None, kernel_initializer="zeros")
+    layer = import_keras().layers.Dense(
+        len(kernel),
+        use_bias=bias is not None,
+        kernel_initializer="zeros",
+        name=_layer_name(name.removesuffix(".weight")),
+    )
     result = layer(flow.tensor)
     layer.set_weights([in_order(kernel, flow).T] + ([] if bias is None else [bias]))
     return Flow(result)
+
+
+def _layer_name(name: str) -> str | None:
+    """Return PyTorch's name of a layer for the Keras one, None where TensorFlow takes no such name."""
+    return name if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name) else None
 
 
 def in_order(kernel: NDArray[np.float32], flow: Flow) -> NDArray[np.float32]:
@@ -228,6 +238,7 @@ def conv(flow: Flow, weights: Weights, name: str, *, stride: int = 1, padding: i
         use_bias=bias is not None,
         kernel_initializer="zeros",
         data_format="channels_last",
+        name=_layer_name(name),
     )
     result = layer(tensor)
     layer.set_weights([kernel.transpose(2, 3, 1, 0)] + ([] if bias is None else [bias]))

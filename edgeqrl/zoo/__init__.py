@@ -26,6 +26,7 @@ _SCRIPTS: Mapping[str, str] = {
     "breakout-ppo": "sb3",
     "cartpole-dqn": "dqn",
     "cartpole-gru": "ppo",
+    "halfcheetah-sac-3bit": "sac",
     "halfcheetah-td3": "td3",
     "hopper-ppo": "sb3",
     "lunarlander-dqn": "dqn",
@@ -39,6 +40,7 @@ _BOX2D: Mapping[str, str] = {"Box2D": "edgeqrl[box2d]"}
 _MUJOCO: Mapping[str, str] = {"mujoco": "edgeqrl[mujoco]"}
 _NEEDS: Mapping[str, Mapping[str, str]] = {
     "breakout-ppo": {**_KERAS, **_SB3, "minatar": "MinAtar"},
+    "halfcheetah-sac-3bit": {**_KERAS, **_MUJOCO},
     "halfcheetah-td3": {**_KERAS, **_MUJOCO},
     "hopper-ppo": {**_SB3, **_MUJOCO},
     "lunarlander-dqn": {**_KERAS, **_BOX2D},

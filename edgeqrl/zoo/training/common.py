@@ -79,9 +79,17 @@ class Experience:
     0 only where the episode terminated: one cut off by a time limit would have gone on.
     """
 
-    def __init__(self, env_id: str, num_envs: int, capacity: int, gamma: float, n_step: int = 1) -> None:
+    def __init__(
+        self,
+        env_id: str,
+        num_envs: int,
+        capacity: int,
+        gamma: float,
+        n_step: int = 1,
+        first_seed: int = TRAINING_SEED,
+    ) -> None:
         self.envs = [gym.make(env_id) for _ in range(num_envs)]
-        seeds = range(TRAINING_SEED, TRAINING_SEED + num_envs)
+        seeds = range(first_seed, first_seed + num_envs)
         self.observations = _reset_all(self.envs, seeds)  # [num_envs, observation_size]
         self._gamma = gamma
         self._n_step = n_step
@@ -112,6 +120,22 @@ class Experience:
         """
         indices = rng.integers(min(self._num_added, self._capacity), size=shape)
         return [column[indices] for column in self._ring]
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Return what the ring holds, to be restored; environments are no part of it."""
+        count = min(self._num_added, self._capacity)
+        columns = {f"column_{i}": column[:count] for i, column in enumerate(self._ring)}
+        return {"num_added": np.array(self._num_added), **columns}
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Fill the ring with what `state` returned."""
+        self._num_added = int(state["num_added"])
+        self._ring = []
+        for index in range(len(state) - 1):
+            values = state[f"column_{index}"]
+            column = np.zeros((self._capacity, *values.shape[1:]), values.dtype)
+            column[: len(values)] = values
+            self._ring.append(column)
 
     def _add_oldest(self, recent: list[Any], next_observation: Any, terminated: bool) -> None:
         """Move the transition that starts at the oldest of `recent` to the ring."""
@@ -200,6 +224,7 @@ def make_card(
     name, title, env_id, target_return, selection_seeds, evaluation_seeds = (
         hyperparameters.pop(key) for key in named
     )
+    training_seed = hyperparameters.pop("training_seed", TRAINING_SEED)
     low, high = bootstrap_interval(returns)
     return {
         "name": name,
@@ -223,7 +248,7 @@ def make_card(
             "gradient_steps": gradient_steps,
             "hyperparameters": hyperparameters,
         },
-        "training_seed": TRAINING_SEED,
+        "training_seed": training_seed,
         "selection_seeds": {"first": selection_seeds.start, "count": len(selection_seeds)},
         "evaluation_seeds": {"first": evaluation_seeds.start, "count": len(evaluation_seeds)},
     }
