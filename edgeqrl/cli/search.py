@@ -1,0 +1,95 @@
+"""`edgeqrl search`: Optuna over schemes, layer by layer; the cheapest that holds is judged once."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgeqrl.cli.convert import exit_code_of, settings_from
+from edgeqrl.cli.options import (
+    agent_options,
+    board_option,
+    calibration_options,
+    contract_options,
+    environment_for,
+    environment_options,
+    json_option,
+    source_options,
+    validation_options,
+)
+from edgeqrl.cli.search_options import choosing_options, search_from
+
+_STUDY = "study.db"
+
+
+@click.command()
+@click.argument("agent")
+@environment_options
+@board_option
+@click.option(
+    "--trials",
+    type=int,
+    default=60,
+    show_default=True,
+    help="Candidates in all, with those of earlier runs and other machines.",
+)
+@click.option(
+    "--storage",
+    metavar="URL",
+    help="Of Optuna's study: a database, journal:FILE or redis://HOST.  [default: study.db in DIR]",
+)
+@click.option("--study", default="edgeqrl", show_default=True, metavar="NAME", help="Name of the study.")
+@click.option("--search-seed", type=int, default=0, show_default=True, help="Of the sampler.")
+@choosing_options
+@contract_options
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="DIR",
+    help="Folder for study, plot, and the bundle of the winner.",
+)
+@agent_options
+@calibration_options
+@validation_options
+@json_option
+def search(agent: str, board: str | None, output: Path, as_json: bool, **options: Any) -> int:
+    """Try schemes for AGENT until the trials are used up; convert it by the cheapest that holds the return.
+
+    A search that is stopped goes on where it was when the command is run again; machines that share
+    --storage share the work. Episodes that choose have other seeds than the one judgement of the winner.
+    """
+    from edgeqrl.cli.show import StageProgress, print_conversion, print_json
+
+    with StageProgress() as progress:
+        progress("load", 0, 0)
+        from dataclasses import replace
+
+        from edgeqrl import pipeline
+        from edgeqrl.search.options import StudyOptions
+        from edgeqrl.search.results import PLOT, RESULT, prepare, write_results
+        from edgeqrl.search.storage import sqlite_url
+
+        storage = options["storage"] or sqlite_url(output / _STUDY)
+        study = StudyOptions(storage, options["study"], options["trials"], options["search_seed"])
+        choosing = search_from(options, study)
+        prepare(output, study)
+        environment = environment_for(agent, options)
+        conversion = pipeline.convert(
+            agent,
+            environment,
+            board=board,
+            output=output / "bundle",
+            **source_options(options),
+            settings=replace(settings_from(options), search=choosing),
+            progress=progress,
+        )
+        title = f"{agent} in {environment.env_id}"
+        write_results(output, conversion.report["choice"], title)
+    if as_json:
+        print_json(conversion.report)
+    else:
+        files = [RESULT, PLOT, "bundle/", *([] if options["storage"] else [_STUDY])]
+        print_conversion(title, conversion.report, str(output), files, bundle=str(conversion.folder))
+    return exit_code_of(conversion.verdict)
