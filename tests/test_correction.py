@@ -1,6 +1,8 @@
-"""Bias correction takes out the mean error of every layer and touches nothing but biases."""
+"""Correction takes out the mean error of every layer, and of the rest what rounding can."""
 
+import tracemalloc
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,17 +10,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edgeqrl.errors import ConverterError
 from edgeqrl.network.edges import ObservationEdge, quantize_observations
 from edgeqrl.network.float_reference import FloatReference
-from edgeqrl.network.layers import Dense
+from edgeqrl.network.layers import Dense, Linear
 from edgeqrl.network.read_tflite import parse_tflite, read_tflite
 from edgeqrl.network.reference import Reference
-from edgeqrl.quantize.correction import correct_biases, dense_sums
+from edgeqrl.quantize.correction import correct, layer_sums
+from edgeqrl.quantize.weights_file import read_weights
+from tests.network_pairs import NAMES, NetworkPair, network_pair
+from tests.oracles import require_equal
 from tests.tflite_writer import TFLiteWriter
 
 SIZES = (5, 12, 9, 3)
 LIMIT = {"RELU6": 6.0, "TANH": 1.0}
+
+
+def correct_biases(tflite: bytes, exact: bytes, values: NDArray[np.float32]) -> bytes:
+    return correct(tflite, exact, values, rounding="nearest").tflite
 
 
 def float_layers(
@@ -115,7 +123,7 @@ def mean_errors(tflite: bytes, exact: bytes, values: NDArray[np.float32]) -> lis
     dense = [layer for layer in network.layers if isinstance(layer, Dense)]
     errors = []
     for layer, operator, sums in zip(
-        dense, operators, dense_sums(FloatReference(exact), values).values(), strict=True
+        dense, operators, layer_sums(FloatReference(exact), [values]).values(), strict=True
     ):
         steps = model.tensors[operator.inputs[0]].scales[0] * model.tensors[operator.inputs[1]].scales
         integer = layer.accumulators(tensors[layer.input], network.tensors).mean(axis=0, dtype=np.float64)
@@ -157,7 +165,7 @@ def test_correction_brings_outputs_nearer_to_float_on_fresh_observations() -> No
     layers, fresh = float_layers(8), observations(99)
     exact, coarse = float_tflite(layers, "RELU"), int8_tflite(layers, "RELU")
     corrected = correct_biases(coarse, exact, observations(8))
-    expected = list(dense_sums(FloatReference(exact), fresh).values())[-1]
+    expected = list(layer_sums(FloatReference(exact), [fresh]).values())[-1]
 
     def mean_square(tflite: bytes) -> float:
         network = read_tflite(tflite)
@@ -170,31 +178,135 @@ def test_correction_brings_outputs_nearer_to_float_on_fresh_observations() -> No
     assert mean_square(corrected) < 0.7 * mean_square(coarse)
 
 
-def test_bias_that_shares_its_bytes_stays() -> None:
+def test_biases_that_share_their_bytes_become_their_own() -> None:
     square, values = float_layers(4, (5, 5, 5, 5)), observations(4)
     exact = float_tflite(square, "RELU")
     shared = int8_tflite(square, "RELU", shared_bias=True)
-    corrected = parse_tflite(correct_biases(shared, exact, values))
-    by_name = {tensor.name: tensor for tensor in corrected.tensors}
-    old = {tensor.name: tensor for tensor in parse_tflite(shared).tensors}
-    assert by_name["b0"].data == old["b0"].data == by_name["b1"].data
-    assert by_name["b2"].data != old["b2"].data
+    corrected = correct_biases(shared, exact, values)
+    new, old = read_weights(corrected), read_weights(shared)
+    for name in ("d0", "d1", "d2"):
+        assert not np.array_equal(new[name].bias, old[name].bias)
+    assert max(np.abs(error).max() for error in mean_errors(corrected, exact, values)) <= 0.51
+    inputs = np.random.default_rng(0).integers(-128, 128, (50, 5)).astype(np.int8)
+    for runtime in ("tflm", "tflite-runtime"):
+        assert require_equal(runtime, [(corrected, [inputs])]) == 250
 
 
 def test_layers_without_bias_stay() -> None:
     layers, values = float_layers(5), observations(5)
     bare = int8_tflite(layers, "RELU", has_bias=False)
-    assert correct_biases(bare, float_tflite(layers, "RELU"), values) == bare
+    done = correct(bare, float_tflite(layers, "RELU"), values, rounding="nearest")
+    assert done.tflite == bare
+    assert done.corrected == ()
+    assert not done.bias_correction
 
 
-def test_networks_that_do_not_match_are_refused() -> None:
-    layers, values = float_layers(6), observations(6)
-    coarse = int8_tflite(layers, "RELU")
-    with pytest.raises(ConverterError, match="differ in their layers"):
-        correct_biases(coarse, float_tflite(layers[:2], "RELU"), values)
+def elu_tflite() -> bytes:
     writer = TFLiteWriter()
     source = writer.tensor("observation", (1, SIZES[0]), "FLOAT32")
     target = writer.tensor("elu", (1, SIZES[0]), "FLOAT32")
     writer.operator("ELU", [source], [target])
-    with pytest.raises(ConverterError, match="differ in their layers"):
-        correct_biases(coarse, writer.finish([source], [target]), values)
+    return writer.finish([source], [target])
+
+
+def test_layers_that_nothing_matches_are_left_and_named() -> None:
+    layers, values = float_layers(6), observations(6)
+    coarse = int8_tflite(layers, "RELU")
+    done = correct(coarse, elu_tflite(), values)
+    assert done.tflite == coarse
+    assert (done.rounding, done.bias_correction) == ("nearest", False)
+    assert set(done.left) == {"d0", "d1", "d2"}
+    assert "matches" in done.left["d0"]
+
+
+def test_a_float_network_that_the_reference_does_not_know_leaves_all() -> None:
+    layers, values = float_layers(6), observations(6)
+    writer = TFLiteWriter()
+    tensors = [writer.tensor(f"t{i}", (1, SIZES[0]), "FLOAT32") for i in range(2)]
+    writer.operator("COS", tensors[:1], tensors[1:])
+    coarse = int8_tflite(layers, "RELU")
+    done = correct(coarse, writer.finish(tensors[:1], tensors[1:]), values)
+    assert done.tflite == coarse
+    assert len(done.left) == 3
+
+
+def test_large_observations_take_little_memory() -> None:
+    size = 8000
+    rng = np.random.default_rng(0)
+    weights = (rng.normal(size=(2, size)) / size).astype(np.float32)
+    files = []
+    for is_float in (True, False):
+        writer = TFLiteWriter()
+        grids: list[dict[str, Any]] = (
+            [{}, {}, {}]
+            if is_float
+            else [
+                {"scale": 3.0 / 255, "zero_point": -43},
+                {"scale": np.full(2, 1e-5, np.float32), "zero_point": np.zeros(2, np.int64)},
+                {"scale": 8.0 / 255, "zero_point": 0},
+            ]
+        )
+        dtype = "FLOAT32" if is_float else "INT8"
+        data = weights if is_float else np.clip(np.rint(weights / 1e-5), -127, 127).astype(np.int8)
+        x = writer.tensor("x", (1, size), dtype, **grids[0])
+        w = writer.tensor("w", weights.shape, dtype, data=data, **grids[1])
+        y = writer.tensor("y", (1, 2), dtype, **grids[2])
+        writer.operator("FULLY_CONNECTED", [x, w, -1], [y], fused_activation="NONE")
+        files.append(writer.finish([x], [y]))
+    values = rng.uniform(-1.0, 2.0, (1000, size)).astype(np.float32)
+    tracemalloc.start()
+    try:
+        correct(files[1], files[0], values, rounding="nearest")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 5 * values.nbytes
+
+
+def test_nothing_asked_is_nothing_done() -> None:
+    layers = float_layers(7)
+    coarse = int8_tflite(layers, "RELU")
+    done = correct(coarse, elu_tflite(), observations(7), rounding="nearest", bias_correction=False)
+    assert done.tflite == coarse
+    assert not done.left
+
+
+@pytest.fixture(scope="module", params=["INT8", "INT16"])
+def pair(request: pytest.FixtureRequest) -> NetworkPair:
+    return network_pair(np.random.default_rng(2), request.param)
+
+
+def test_convolutions_and_depthwise_layers_are_corrected_too(pair: NetworkPair) -> None:
+    done = correct(pair.integer, pair.exact, pair.samples, rounding="nearest")
+    assert done.corrected == NAMES
+    assert done.rounded == ()
+    before, after = read_weights(pair.integer), read_weights(done.tflite)
+    for name in NAMES:
+        np.testing.assert_array_equal(before[name].weights, after[name].weights)
+        assert not np.array_equal(before[name].bias, after[name].bias)
+    for error in pair_errors(pair, done.tflite):
+        assert np.abs(error).max() <= 0.51
+    assert max(np.abs(error).max() for error in pair_errors(pair, pair.integer)) > 2
+
+
+def pair_errors(pair: NetworkPair, tflite: bytes) -> list[NDArray[np.float64]]:
+    """Return each layer's mean error in steps of its bias."""
+    network, files = read_tflite(tflite), read_weights(tflite)
+    source = network.tensors[network.inputs[0]]
+    edge = ObservationEdge.of(source.shape, source.scale, source.zero_point, source.dtype)
+    tensors = Reference(network).run_all({source.name: quantize_observations(edge, pair.samples)[0]})
+    exact = layer_sums(FloatReference(pair.exact), [pair.samples])
+    errors = []
+    for layer in network.layers:
+        if isinstance(layer, Linear):
+            sums = layer.accumulators(tensors[layer.input], network.tensors)
+            mean = sums.reshape(-1, sums.shape[-1]).mean(axis=0, dtype=np.float64)
+            wanted = exact[layer.output].mean(axis=0, dtype=np.float64)
+            errors.append(wanted / files[layer.output].bias_scales - mean)
+    return errors
+
+
+def test_samples_come_by_name_by_position_or_bare(pair: NetworkPair) -> None:
+    some = pair.samples[:80]
+    made = [correct(pair.integer, pair.exact, given).tflite for given in (some, [some], {"obs": some})]
+    assert made[0] == made[1] == made[2]

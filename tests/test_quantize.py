@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import gymnasium
@@ -22,7 +23,7 @@ from edgeqrl.backends.network_policy import NetworkPolicy
 from edgeqrl.backends.reference import open_network
 from edgeqrl.backends.worker import Worker
 from edgeqrl.calibrate import CalibrationSet, calibrate
-from edgeqrl.errors import ConverterError, DataError, UnsupportedOperatorError, UsageError
+from edgeqrl.errors import ConverterError, DataError, UnsupportedOperatorError
 from edgeqrl.network.edges import AffineEdge, ArgmaxEdge
 from edgeqrl.network.float_reference import FloatReference
 from edgeqrl.network.parts import ObservationPart
@@ -31,13 +32,13 @@ from edgeqrl.preprocessing import Preprocessing
 from edgeqrl.quantize import tflite
 from edgeqrl.quantize.frozen import freeze
 from edgeqrl.quantize.quantize import QuantizedPolicy, quantize
-from edgeqrl.quantize.samples import run_both
-from edgeqrl.quantize.scheme import SCHEMES, Scheme, require_scheme
+from edgeqrl.quantize.samples import network_samples, run_both
+from edgeqrl.quantize.scheme import Scheme, require_scheme
 from edgeqrl.quantize.tflite import Converter
 from edgeqrl.rollout import rollout
 from tests.oracles import require_equal
 
-BARE = Scheme(rewrites=False)
+BARE = require_scheme("int8-bare")
 
 
 def make_cartpole() -> Any:
@@ -109,7 +110,7 @@ def test_quantized_policy_is_standard_int8_and_names_what_it_came_from(
     assert (source.dtype, source.shape, target.dtype, target.shape) == ("INT8", (1, 4), "INT8", (1, 2))
     assert [op.name for op in model.operators] == ["FULLY_CONNECTED", "FULLY_CONNECTED"]
     assert len(model.tensors[model.operators[0].inputs[1]].scales) == 16, "per channel"
-    assert quantized.applied_rewrites == ("centre_head",)
+    assert quantized.applied_rewrites[0] == "centre_head"
     assert quantized.name == "value"
     assert quantized.head == DiscreteHead.single(2)
     assert quantized.calibration_sha256 == calibration.sha256
@@ -135,7 +136,8 @@ def test_float_tflite_acts_as_the_agent(
     exact = KerasPolicy(value_agent).outputs(calibration.observations)
     reference = FloatReference(quantized.float_tflite)
     (name,) = reference.inputs
-    (outputs,) = reference.run({name: calibration.observations}).values()
+    (given,), _ = quantized.preprocessing.inputs(calibration.observations)
+    (outputs,) = reference.run({name: given}).values()
     np.testing.assert_allclose(outputs, exact - exact.mean(axis=1, keepdims=True), atol=2e-4)
 
 
@@ -156,7 +158,6 @@ def test_box_actions_come_out_in_the_units_of_the_space(converter: Converter) ->
     quantized = quantize(agent, recorded(values), converter=converter)
     policy = quantized.integer_policy()
     assert isinstance(policy.action, AffineEdge)
-    assert quantized.applied_rewrites == ()
     start = np.ones(300, bool)
     network = open_network(quantized.tflite)
     actions, _ = NetworkPolicy(network, policy, "reference").act(values, None, episode_start=start)
@@ -206,18 +207,29 @@ def test_what_the_converter_leaves_as_operators_of_their_own_equals_tflm(
     assert require_equal("tflm", [(tflite, [inputs])]) == 400
     if kind == "normalized":
         quantized = quantize(agent, values, converter=converter)
-        assert quantized.applied_rewrites == ("fold_normalization", "centre_head")
+        assert quantized.applied_rewrites[:2] == ("fold_normalization", "centre_head")
         assert [op.name for op in parse_tflite(quantized.tflite).operators] == ["FULLY_CONNECTED"] * 3
 
 
-def test_biases_of_networks_that_are_no_chains_of_dense_layers_stay_as_they_are(converter: Converter) -> None:
-    """And the scheme says so, since reports print it."""
+def test_a_network_that_is_no_chain_of_dense_layers_is_corrected_too(converter: Converter) -> None:
     keras = import_keras()
-    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8, "silu"), keras.layers.Dense(2)])
+    dense = partial(keras.layers.Dense, bias_initializer="uniform")
+    model = keras.Sequential([keras.Input((4,)), dense(8, "silu"), dense(2)])
     env = make_cartpole()
     agent = agent_from_model(model, env.observation_space, env.action_space)
-    quantized = quantize(agent, recorded(np.ones((9, 4))), converter=converter)
-    assert str(quantized.scheme) == "int8 with rewrites"
+    quantized = quantize(agent, recorded(np.random.default_rng(0).normal(size=(90, 4))), converter=converter)
+    assert quantized.scheme.bias_correction
+
+
+def test_the_scheme_says_what_was_not_done(converter: Converter) -> None:
+    keras = import_keras()
+    layers = [keras.layers.Dense(8, "relu", use_bias=False), keras.layers.Dense(2, use_bias=False)]
+    env = make_cartpole()
+    agent = agent_from_model(
+        keras.Sequential([keras.Input((4,)), *layers]), env.observation_space, env.action_space
+    )
+    scheme = quantize(agent, recorded(np.eye(4)), converter=converter).scheme
+    assert not scheme.bias_correction
 
 
 def test_a_final_softmax_is_dropped_except_by_the_bare_converter(converter: Converter) -> None:
@@ -227,7 +239,7 @@ def test_a_final_softmax_is_dropped_except_by_the_bare_converter(converter: Conv
     agent = agent_from_model(model, env.observation_space, env.action_space)
     values = recorded(np.random.default_rng(0).normal(size=(50, 4)))
     quantized = quantize(agent, values, converter=converter)
-    assert quantized.applied_rewrites == ("drop_softmax", "centre_head")
+    assert quantized.applied_rewrites[:2] == ("drop_softmax", "centre_head")
     bare = quantize(agent, values, scheme=BARE, converter=converter)
     assert parse_tflite(bare.tflite).operators[-1].name == "SOFTMAX"
 
@@ -270,10 +282,14 @@ def test_a_graph_that_cannot_be_converted_is_one_sentence(value_agent: Agent, co
     node = next(node for node in graph.graph_def.node if node.op == "Relu")
     node.op = "NoSuchOperator"
     with pytest.raises(ConverterError, match="NoSuchOperator") as caught:
-        converter.convert(graph, np.zeros((1, 4), np.float32))
+        converter.to_float(graph)
     assert "\n" not in str(caught.value)
+
+
+def test_no_observation_is_one_sentence(value_agent: Agent, converter: Converter) -> None:
+    exact = converter.to_float(freeze(value_agent))
     with pytest.raises(ConverterError, match="at least one observation"):
-        converter.convert(freeze(value_agent), np.zeros((0, 4), np.float32))
+        converter.observe(exact, [np.zeros((0, 4), np.float32)])
 
 
 def test_a_dead_converter_is_one_sentence_and_closing_a_busy_one_is_quick(
@@ -284,49 +300,13 @@ def test_a_dead_converter_is_one_sentence_and_closing_a_busy_one_is_quick(
     with Converter() as dead:
         os.kill(dead._worker._process.pid, signal.SIGSEGV)
         with pytest.raises(ConverterError, match="by signal SIGSEGV"):
-            dead.convert(graph, np.zeros((1, 4), np.float32))
+            dead.to_float(graph)
     busy = Converter()  # still importing
     started = time.monotonic()
     busy.close()
     assert time.monotonic() - started < 1.0
     with pytest.raises(ConverterError, match="closed"):
-        busy.convert(graph, np.zeros((1, 4), np.float32))
-
-
-@pytest.mark.parametrize("name", SCHEMES)
-def test_schemes_are_json_and_back(name: str) -> None:
-    assert Scheme.from_json(require_scheme(name).to_json()) == require_scheme(name)
-    assert str(require_scheme(name)).startswith("int")
-
-
-def test_bare_scheme_corrects_nothing() -> None:
-    assert BARE == Scheme(rewrites=False, bias_correction=False) == SCHEMES["int8-bare"]
-    assert str(SCHEMES["int8"]) == "int8 with rewrites and bias correction"
-
-
-def test_a_scheme_of_an_earlier_version_is_int8() -> None:
-    assert Scheme.from_json({"rewrites": True, "bias_correction": True}) == SCHEMES["int8"]
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        {},
-        {"rewrites": True},
-        {"rewrites": 1, "bias_correction": True},
-        {"rewrites": True, "bias_correction": True, "activations": "int4"},
-        {"rewrites": True, "bias_correction": True, "more": True},
-        [],
-    ],
-)
-def test_damaged_schemes_are_refused(data: Any) -> None:
-    with pytest.raises(DataError, match="no quantization scheme"):
-        Scheme.from_json(data)
-
-
-def test_unknown_scheme_offers_the_nearest() -> None:
-    with pytest.raises(UsageError, match="did you mean 'int8-bare'"):
-        require_scheme("int8-bar")
+        busy.to_float(graph)
 
 
 def shaped_model(kind: str) -> tuple[Any, tuple[int, ...], AgentOptions | None]:
@@ -375,8 +355,9 @@ def test_a_tree_of_two_heads_is_corrected_and_its_value_is_not_centred(converter
     keras = import_keras()
     keras.utils.set_random_seed(5)
     x = keras.Input((4,))
-    hidden = keras.layers.Dense(16, "relu")(x)
-    heads = [keras.layers.Dense(3, name="policy")(hidden), keras.layers.Dense(3, name="value")(hidden)]
+    dense = partial(keras.layers.Dense, bias_initializer="uniform")
+    hidden = dense(16, "relu")(x)
+    heads = [dense(3, name="policy")(hidden), dense(3, name="value")(hidden)]
     values = np.random.default_rng(0).normal(size=(300, 4)).astype(np.float32)
     agent = Agent(
         "two",
@@ -388,9 +369,9 @@ def test_a_tree_of_two_heads_is_corrected_and_its_value_is_not_centred(converter
         value_names=("value",),
     )
     quantized = quantize(agent, recorded(values), converter=converter)
-    assert quantized.applied_rewrites == ("centre_head",)
-    assert str(quantized.scheme) == "int8 with rewrites and bias correction"
-    in_float, integers = run_both(quantized, {"observation": values})
+    assert quantized.applied_rewrites[0] == "centre_head"
+    assert quantized.scheme == Scheme()
+    in_float, integers = run_both(quantized, network_samples(quantized, recorded(values)))
     network = quantized.integer_policy().network
     for name, column in zip(network.outputs, agent.model(values, training=False), strict=True):
         tensor, exact = network.tensors[name], np.asarray(column)

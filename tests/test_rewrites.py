@@ -27,9 +27,9 @@ def model_of(kind: str, seed: int = 0) -> Any:
         first, tied = layers.Dense(NUM_ACTIONS), layers.Dense(NUM_ACTIONS, bias_initializer="ones")
         x = keras.Input((4,))
         return keras.Model(x, tied(layers.Activation("tanh")(tied(first(x)))))
-    if kind == "dueling":
+    if kind == "sum":  # of two layers that both tell actions apart
         x = keras.Input((4,))
-        return keras.Model(x, layers.Dense(NUM_ACTIONS)(x) + layers.Dense(1)(x))
+        return keras.Model(x, layers.Dense(NUM_ACTIONS)(x) + layers.Dense(NUM_ACTIONS)(x))
     last = {
         "linear": [layers.Dense(NUM_ACTIONS, bias_initializer=biases)],
         "no_bias": [layers.Dense(NUM_ACTIONS, use_bias=False)],
@@ -72,7 +72,7 @@ def run(graph: FrozenGraph) -> NDArray[np.float32]:
         ("log_softmax", ("drop_softmax", "centre_head")),
         ("tied", ("centre_head",)),
         ("tanh", ()),
-        ("dueling", ()),
+        ("sum", ()),
     ],
 )
 def test_rewrites_leave_actions_and_the_model_as_they_were(kind: str, expected: tuple[str, ...]) -> None:

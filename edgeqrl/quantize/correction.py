@@ -1,173 +1,277 @@
-"""Bias correction: give back the mean that quantization takes from each layer.
+"""What an integer network gets back after quantization, layer by layer, on states that the policy meets.
 
-Rounded weights and activations shift a layer's mean output. Layer by layer, on observations that the
-policy meets, the shift is measured before the activation and subtracted from the int32 bias (Nagel et
-al., arXiv:1906.04721, section 4.2, with real observations in place of batch statistics). The file
-stays a standard `.tflite`: only bias values change.
+`correct` goes through the layers in their order. Each sees what the integer layers before it really give,
+and its sums are compared with those of the float network. Its weights are rounded anew such that the sums
+come close (`rounding.py`), and the mean that is still missing goes to its bias (Nagel et al.,
+arXiv:1906.04721, section 4.2, with real states in place of batch statistics). The file stays a standard
+`.tflite`: weights change by a step or none, and biases.
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeqrl.errors import ConverterError
+from edgeqrl.errors import UnsupportedOperatorError
 from edgeqrl.network.edges import ObservationEdge, quantize_observations
 from edgeqrl.network.float_reference import FloatReference
-from edgeqrl.network.graph import fold_constants
-from edgeqrl.network.ir import IntegerNetwork
-from edgeqrl.network.layers import Dense, accumulator_bound
-from edgeqrl.network.read_tflite import parse_tflite, read_with_edges, replace_buffers
-from edgeqrl.network.tflite_model import OperatorInfo, TFLiteModel, tensors_sharing, with_unique_names
+from edgeqrl.network.ir import Array, IntegerNetwork, Tensor
+from edgeqrl.network.layers import Linear, accumulator_bound
+from edgeqrl.network.read_tflite import read_with_edges
+from edgeqrl.network.tflite_model import shown
+from edgeqrl.quantize.grids import limits_of
+from edgeqrl.quantize.matching import Twin, float_twins
+from edgeqrl.quantize.rounding import is_roundable, parts_of, round_rows
+from edgeqrl.quantize.weights_file import ROLES, LayerWeights, read_weights, write_weights
 
-_INT32_MAX = 2**31 - 1
-_ACTIVATIONS = {"NONE", "RELU", "RELU6", "RELU_N1_TO_1", "TANH", "LOGISTIC"}
-_CHAIN = {"FULLY_CONNECTED", "RESHAPE", *_ACTIVATIONS}
-_GATES = {"ADD", "MUL", "SUB", "SPLIT", "SPLIT_V", "STRIDED_SLICE", "SLICE", "CONCATENATION"}
+Floats = NDArray[np.float64]
+Samples = Mapping[str, NDArray[np.float32]] | Sequence[NDArray[np.float32]] | NDArray[np.float32]
+
+_MOST_ELEMENTS = 2**25  # of all activations and sums that are held at once
+_ELEMENTS_AT_ONCE = 2**20  # of observations that are quantized
+_MOST_SAMPLES, _LEAST_SAMPLES = 4096, 64
+_HELD_OUT_EVERY = 4  # samples; what rounding is judged by is not what it is made from
+_WORTH = 0.8  # of the error on these, and a channel is rounded anew: nearest also suits states not met
+_INT32_MAX, _INT64_SUM_MAX = 2**31 - 1, 2**47 - 1
 
 
-def correct_biases(
-    tflite_int8: bytes, tflite_float: bytes, samples: Sequence[NDArray[np.float32]] | NDArray[np.float32]
-) -> bytes:
-    """Return the int8 network with corrected biases.
+@dataclass(frozen=True, eq=False)
+class Corrected:
+    """An integer network with what was done to its layers; they are named as in the float network."""
 
-    tflite_float  the same network in float32, from the same conversion
-    samples       one array [N, *shape] an input, in the files' order, N >= 1; bare for a lone input
+    tflite: bytes
+    tried: tuple[str, ...] = ()  # whose weights could be rounded by output
+    rounded: tuple[str, ...] = ()  # whose weights were, as it paid
+    corrected: tuple[str, ...] = ()  # whose biases were corrected
+    left: Mapping[str, str] = field(default_factory=dict)  # layer -> why it was left as it was
 
-    Raises ConverterError where the two networks do not match layer by layer. A bias whose bytes the
-    file shares with another constant stays as it was, as do layers without a bias.
+    @property
+    def rounding(self) -> str:
+        """Return the scheme's word for how weights were rounded, where it paid or not."""
+        return "adaround" if self.tried else "nearest"
+
+    @property
+    def bias_correction(self) -> bool:
+        """Tell whether any bias was corrected."""
+        return bool(self.corrected)
+
+
+def correct(
+    integer_tflite: bytes,
+    float_tflite: bytes,
+    samples: Samples,
+    *,
+    rounding: str = "adaround",
+    bias_correction: bool = True,
+) -> Corrected:
+    """Return the integer network with weights rounded by output and corrected biases.
+
+    float_tflite  the network that it was made from, in float32
+    samples       what both are given, [N, *shape] an input, in the files' order, N >= 1
+    rounding      "adaround", or "nearest" to leave the weights
+
+    Layers that nothing in the float network matches, or that the float reference cannot compute, are left
+    as they are, and so are biases that a layer does not have. Weights that two layers share stay to nearest.
     """
-    arrays = [samples] if isinstance(samples, np.ndarray) else list(samples)
-    model = with_unique_names(parse_tflite(tflite_int8))
-    read = read_with_edges(tflite_int8)
-    network = read.network
-    exact = dense_sums(FloatReference(tflite_float), arrays)
-    twins = _matched(model, fold_constants(parse_tflite(tflite_float)))
-    operators = {
-        model.tensors[op.outputs[0]].name: op for op in model.operators if op.name == "FULLY_CONNECTED"
-    }
-    layers = {layer.output: layer for layer in network.layers if isinstance(layer, Dense)}
-    if twins is None or not all(
-        name in operators and twins.get(name) in exact and exact[twins[name]].shape[1] == len(layer.weights)
-        for name, layer in layers.items()
-    ):
-        raise ConverterError(
-            "The int8 and the float network differ in their layers, so biases cannot be corrected. "
-            "Convert with --no-rewrites."
-        )
-    names = [edge.tensor for edge in read.inputs]
-    values = {name: _quantized(network, name, array) for name, array in zip(names, arrays, strict=True)}
-    values |= {name: constant[None] for name, constant in network.constants.items()}
-    biases: dict[int, bytes] = {}
+    if rounding == "nearest" and not bias_correction:
+        return Corrected(integer_tflite)
+    read = read_with_edges(integer_tflite)
+    network, files, twins = (
+        read.network,
+        read_weights(integer_tflite),
+        float_twins(integer_tflite, float_tflite),
+    )
+    arrays = _chosen(_arrays(samples), network)
+    exact, left = _exact(network, float_tflite, arrays, twins)
+    values: dict[str, Array] = {name: constant[None] for name, constant in network.constants.items()}
+    for edge, array in zip(read.inputs, arrays, strict=True):
+        values[edge.tensor] = _quantized(network.tensors[edge.tensor], array)
+    changed: dict[str, LayerWeights] = {}
+    tried, rounded, corrected = [], [], []
     for layer in network.layers:
-        if isinstance(layer, Dense):
-            operator, sums = operators[layer.output], exact[twins[layer.output]]
-            index = _bias_index(model, operator)
-            if index is not None:
-                layer = _corrected(network, layer, values[layer.input], sums, _bias_scales(model, operator))
-                biases[index] = layer.bias.astype("<i4").tobytes()
-        values[layer.output] = layer.run([values[name] for name in layer.inputs], network.tensors)
-    return replace_buffers(tflite_int8, biases)
+        if isinstance(layer, Linear) and layer.output in exact:
+            name = layer.output
+            twin, file = twins[name], files[name]
+            case = _Case(layer, file, values[layer.input], exact[name] / file.bias_scales, network.tensors)
+            is_free = bias_correction and file.bias is not None
+            if rounding == "adaround" and case.is_roundable:
+                case = case.rounded(file.rows(twin.weights), is_free=is_free)
+                tried.append(twin.name)
+                rounded += [twin.name] if case.layer is not layer else []
+            if is_free:
+                case = case.corrected()
+                corrected.append(twin.name)
+            changed[name] = case.as_file()
+            values[name] = case.layer.run([case.values], network.tensors)
+        else:
+            values[layer.output] = layer.run([values[name] for name in layer.inputs], network.tensors)
+    tflite = write_weights(integer_tflite, changed)
+    return Corrected(tflite, tuple(tried), tuple(rounded), tuple(corrected), left)
 
 
-def is_correctable(tflite_float: bytes, *, is_recurrent: bool = False) -> bool:
-    """Tell whether a float network is made of what correction knows.
-
-    That is: dense layers and activations, each of one input, so that the network is a chain or a tree; of
-    recurrent steps also what joins their gates.
-    """
-    model = fold_constants(parse_tflite(tflite_float))
-    known = _CHAIN | _GATES if is_recurrent else _CHAIN
-    operators = [op for op in model.operators if op.name in known and op.fused_activation in _ACTIVATIONS]
-    return len(operators) == len(model.operators) and any(op.name == "FULLY_CONNECTED" for op in operators)
-
-
-def dense_sums(
-    reference: FloatReference, samples: Sequence[NDArray[np.float32]] | NDArray[np.float32]
+def layer_sums(
+    reference: FloatReference, samples: Sequence[NDArray[np.float32]]
 ) -> dict[str, NDArray[np.float32]]:
-    """Run a float network; return what each FULLY_CONNECTED gives before its activation, [rows, out]."""
-    arrays = [samples] if isinstance(samples, np.ndarray) else samples
+    """Run a float network; return what each layer with weights gives before its activation, [rows, channels].
+
+    samples  one array [N, *shape] an input, in the file's order
+    """
     inputs = {
         name: array.reshape(len(array), *shape)
-        for (name, shape), array in zip(reference.inputs.items(), arrays, strict=True)
+        for (name, shape), array in zip(reference.inputs.items(), samples, strict=True)
     }
-    dense = {layer.name for layer in reference.layers if layer.operator == "FULLY_CONNECTED"}
+    linear = {layer.name for layer in reference.layers if layer.operator in ROLES}
     found: dict[str, NDArray[np.float32]] = {}
 
     def collect(name: str, sums: NDArray[np.float32]) -> None:
-        if name in dense:
+        if name in linear:
             found[name] = sums.reshape(-1, sums.shape[-1])
 
     reference.run(inputs, on_sums=collect)
     return found
 
 
-def _matched(integer: TFLiteModel, exact: TFLiteModel) -> dict[str, str] | None:
-    """Walk both networks from their outputs; return the float name of what each operator writes.
+@dataclass(frozen=True, eq=False)
+class _Case:
+    """One layer, what it is given, and what the float network's sums are there. All in its own units."""
 
-    The order of operators in a file says nothing: two heads may stand either way round. None where the
-    networks differ.
-    """
-    writers = [{i: op for op in model.operators for i in op.outputs} for model in (integer, exact)]
-    if len(integer.outputs) != len(exact.outputs):
-        return None
-    pending = list(zip(integer.outputs, exact.outputs, strict=True))
-    twins: dict[str, str] = {}
-    while pending:
-        ours, theirs = pending.pop()
-        operator, twin = writers[0].get(ours), writers[1].get(theirs)
-        if operator is not None and operator.name == "QUANTIZE":
-            pending.append((operator.inputs[0], theirs))
-            continue
-        if operator is None or twin is None:
-            if operator is not twin:
-                return None
-            continue
-        name, wanted = integer.tensors[ours].name, exact.tensors[theirs].name
-        if name in twins and twins[name] == wanted:
-            continue
-        if name in twins or operator.name != twin.name:
-            return None
-        twins[name] = wanted
-        both = zip(operator.inputs, twin.inputs, strict=False)  # one may lack a bias
-        pending += [(a, b) for a, b in both if a >= 0 and b >= 0 and not integer.tensors[a].is_constant]
-    return twins
+    layer: Linear
+    file: LayerWeights
+    values: Array  # of its input, [N, *shape]
+    wanted: Floats  # [N * positions, channels], bias included
+    tensors: Mapping[str, Tensor]
+
+    @property
+    def is_roundable(self) -> bool:
+        """Tell whether weights can be rounded by output, and there are samples to judge by."""
+        return len(self.values) >= _LEAST_SAMPLES and not self.file.is_tied and is_roundable(self.layer)
+
+    def rounded(self, exact_rows: NDArray[np.float32], *, is_free: bool) -> "_Case":
+        """Return the case with weights rounded by output, where that is much nearer on samples held out.
+
+        exact_rows  [channels, terms], real
+        is_free     the bias follows
+        """
+        is_held_out = np.arange(len(self.values)) % _HELD_OUT_EVERY == _HELD_OUT_EVERY - 1
+        exact = exact_rows.astype(np.float64) / self.file.by_channel(self.file.scales)[:, None]
+        zero_points = self.file.by_channel(self.file.zero_points)[:, None]
+        limits = tuple(end - zero_points for end in limits_of(self.file))
+        fit = self._rows(~is_held_out)
+        wanted = fit.wanted if is_free else fit.wanted - self.layer.bias
+        rows = self.layer.centred_weights.reshape(exact.shape).astype(np.float64)
+        found = rows.copy()
+        for part in parts_of(self.layer, fit.centred, wanted, is_free=is_free):
+            ends = limits[0][part.channels], limits[1][part.channels]
+            found[part.channels] = round_rows(exact[part.channels], part, ends)
+        new = self._with_rows(found + zero_points)
+        before, after = (case.errors(is_held_out, is_free=is_free) for case in (self, new))
+        is_nearer = after < _WORTH * before
+        kept = self._with_rows(np.where(is_nearer[:, None], found, rows) + zero_points)
+        return kept if np.any(is_nearer) and kept.is_safe() else self
+
+    def corrected(self) -> "_Case":
+        """Return the case with the mean error of its sums added to the bias, where its bits hold it."""
+        missing = self.wanted.mean(axis=0) - self._sums().mean(axis=0)
+        layer = self.layer
+        wanted = layer.bias + np.rint(missing)
+        source = self.tensors[layer.input]
+        bare = replace(layer, bias=np.zeros_like(layer.bias))
+        products = accumulator_bound(bare, source.zero_point, source.range)
+        most = _INT64_SUM_MAX if layer.is_wide else _INT32_MAX >> np.maximum(layer.shift, 0)
+        if self.file.bias_dtype == "INT32":
+            most = np.minimum(most, _INT32_MAX)
+        bias = np.where(np.abs(wanted) <= most - products, wanted, layer.bias).astype(np.int64)
+        new = replace(self, layer=replace(layer, bias=bias))
+        return new if new.is_safe() else self
+
+    def errors(self, chosen: NDArray[np.bool_], *, is_free: bool) -> Floats:
+        """Return the mean square error of each channel's sums, [channels], over some samples.
+
+        is_free  a bias is added that makes the mean error of the other samples 0
+        """
+        error = self._sums() - self.wanted
+        is_row = np.repeat(chosen, len(error) // len(chosen))
+        if is_free:
+            error -= error[~is_row].mean(axis=0)
+        return np.asarray((error[is_row] ** 2).mean(axis=0))
+
+    def is_safe(self) -> bool:
+        """Tell whether no sum can overflow."""
+        try:
+            self.layer.require_safe(self.tensors[self.layer.input], self.tensors[self.layer.output])
+        except UnsupportedOperatorError:
+            return False
+        return True
+
+    def as_file(self) -> LayerWeights:
+        """Return what the file has to hold."""
+        rows = self.layer.weights.reshape(len(self.layer.weights), -1)
+        bias = None if self.file.bias is None else self.layer.bias
+        return replace(self.file, weights=self.file.from_rows(rows), bias=bias)
+
+    @property
+    def centred(self) -> Floats:
+        """Return the inputs less their zero point."""
+        return self.values.astype(np.float64) - self.tensors[self.layer.input].zero_point
+
+    def _rows(self, chosen: NDArray[np.bool_]) -> "_Case":
+        is_row = np.repeat(chosen, len(self.wanted) // len(chosen))
+        return replace(self, values=self.values[chosen], wanted=self.wanted[is_row])
+
+    def _with_rows(self, rows: Floats) -> "_Case":
+        weights = rows.reshape(self.layer.weights.shape).astype(np.int8)
+        return replace(self, layer=replace(self.layer, weights=weights))
+
+    def _sums(self) -> Floats:
+        sums = self.layer.accumulators(self.values, self.tensors)
+        return sums.reshape(-1, sums.shape[-1]).astype(np.float64)
 
 
-def _corrected(
+def _exact(
     network: IntegerNetwork,
-    layer: Dense,
-    values: NDArray[np.int8],
-    exact: NDArray[np.float32],
-    scales: NDArray[np.float64],
-) -> Dense:
-    """Add the mean error of the sums to the bias, as far as int32 provably holds the result."""
-    sums = layer.accumulators(values, network.tensors)
-    error = exact.mean(axis=0, dtype=np.float64) / scales - sums.mean(axis=0, dtype=np.float64)
-    wanted = layer.bias + np.rint(error)
-    zero_point = network.tensors[layer.input].zero_point
-    products = accumulator_bound(replace(layer, bias=np.zeros_like(layer.bias)), zero_point)
-    room = (_INT32_MAX >> np.maximum(layer.shift, 0)) - products
-    is_safe = np.abs(wanted) <= room
-    return replace(layer, bias=np.where(is_safe, wanted, layer.bias).astype(np.int64))
+    float_tflite: bytes,
+    arrays: Sequence[NDArray[np.float32]],
+    twins: Mapping[str, Twin],
+) -> tuple[dict[str, NDArray[np.float32]], dict[str, str]]:
+    """Return the float sums of the layers that have any, and why the others have none."""
+    names = [layer.output for layer in network.layers if isinstance(layer, Linear)]
+    try:
+        sums = layer_sums(FloatReference(float_tflite), arrays)
+    except UnsupportedOperatorError as error:
+        return {}, dict.fromkeys(names, str(error))
+    left = {name: "no layer of the float network matches it" for name in names if name not in twins}
+    left |= {
+        name: "its sums depend on no input"
+        for name in names
+        if name in twins and twins[name].name not in sums
+    }
+    return {name: sums[twins[name].name] for name in names if name not in left}, left
 
 
-def _quantized(network: IntegerNetwork, name: str, values: NDArray[np.float32]) -> NDArray[np.int8]:
-    source = network.tensors[name]
-    edge = ObservationEdge.of(source.shape, source.scale, source.zero_point)
-    return quantize_observations(edge, values.reshape(len(values), *source.shape))[0]
+def _arrays(samples: Samples) -> list[NDArray[np.float32]]:
+    if isinstance(samples, np.ndarray):
+        return [samples]
+    return list(samples.values()) if isinstance(samples, Mapping) else list(samples)
 
 
-def _bias_index(model: TFLiteModel, operator: OperatorInfo) -> int | None:
-    """Return the tensor that holds the bias, or None where there is none of its own."""
-    index = operator.inputs[2] if len(operator.inputs) > 2 else -1
-    readers = [op for op in model.operators if index in op.inputs]
-    is_own = index >= 0 and len(readers) == 1 and not tensors_sharing(model, index)
-    return index if is_own else None
+def _chosen(arrays: list[NDArray[np.float32]], network: IntegerNetwork) -> list[NDArray[np.float32]]:
+    """Return as many samples as memory allows, evenly from all."""
+    size = sum(tensor.size for name, tensor in network.tensors.items() if name not in network.constants)
+    most = max(min(_MOST_ELEMENTS // (2 * size), _MOST_SAMPLES), _LEAST_SAMPLES)
+    count = len(arrays[0])
+    rows = np.arange(count) if count <= most else np.linspace(0, count - 1, most).round().astype(np.int64)
+    return [array[rows] for array in arrays]
 
 
-def _bias_scales(model: TFLiteModel, operator: OperatorInfo) -> NDArray[np.float64]:
-    """Return the real value of one bias step, [out] or [1]."""
-    source, weights = (model.tensors[i].scales.astype(np.float64) for i in operator.inputs[:2])
-    return np.asarray(source[0] * weights)
+def _quantized(tensor: Tensor, values: NDArray[np.float32]) -> Array:
+    try:
+        edge = ObservationEdge.of(tensor.shape, tensor.scale, tensor.zero_point, tensor.dtype)
+    except ValueError as error:
+        raise UnsupportedOperatorError(
+            f"The network's input '{shown(tensor.name)}' has no integer form: {error}. Scale what it reads."
+        ) from error
+    rows = values.reshape(len(values), *tensor.shape)
+    step = max(_ELEMENTS_AT_ONCE // tensor.size, 1)  # many times their size is taken meanwhile
+    parts = [quantize_observations(edge, rows[at : at + step])[0] for at in range(0, len(rows), step)]
+    return np.concatenate(parts)

@@ -1,11 +1,13 @@
 """FrozenGraph: a policy's float arithmetic with its weights as constants, apart from the live model."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from edgeqrl.agents.agent import Agent
 from edgeqrl.agents.from_keras import concrete_function
 from edgeqrl.errors import ConverterError
+from edgeqrl.quantize.layer_names import layer_names, rename, renamed, restored_names
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,9 +27,22 @@ class FrozenGraph:
         """Return the inputs' names without the number of the output."""
         return tuple(name.split(":")[0] for name in self.input_names)
 
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int | None, ...] | None]:
+        """Return the shape of every tensor, "node:0", as TensorFlow infers it; None of unknown rank."""
+        import tensorflow
+
+        with tensorflow.Graph().as_default() as imported:
+            tensorflow.graph_util.import_graph_def(self.graph_def, name="")
+            tensors = [tensor for node in imported.get_operations() for tensor in node.outputs]
+        return {t.name: None if t.shape.rank is None else tuple(t.shape) for t in tensors}
+
 
 def freeze(agent: Agent) -> FrozenGraph:
-    """Trace the agent's model for one observation and turn its variables into constants."""
+    """Trace the agent's model for one observation and turn its variables into constants.
+
+    Nodes lie in scopes that have the names of the model's layers.
+    """
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     try:
@@ -35,9 +50,14 @@ def freeze(agent: Agent) -> FrozenGraph:
     except Exception as error:
         message = " ".join(str(error).split())[:300]
         raise ConverterError(f"TensorFlow cannot freeze the weights of '{agent.name}': {message}") from None
+    inputs, outputs = ([tensor.name for tensor in found] for found in (function.inputs, function.outputs))
+    graph_def = function.graph.as_graph_def()
+    known = layer_names(agent.model if agent.original is None else agent.original)
+    names = restored_names(graph_def.node, known, [name.split(":")[0] for name in outputs])
+    rename(graph_def, names)
     return FrozenGraph(
-        function.graph.as_graph_def(),
-        tuple(tensor.name for tensor in function.inputs),
-        tuple(tensor.name for tensor in function.outputs),
+        graph_def,
+        tuple(renamed(name, names) for name in inputs),
+        tuple(renamed(name, names) for name in outputs),
         len(agent.states),
     )

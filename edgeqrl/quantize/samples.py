@@ -11,6 +11,7 @@ from edgeqrl.errors import DataError
 from edgeqrl.network.edges import ObservationEdge, quantize_observations
 from edgeqrl.network.read_tflite import read_with_edges
 from edgeqrl.network.reference import Reference
+from edgeqrl.quantize.file_rewrites import scaled_samples
 
 if TYPE_CHECKING:
     from edgeqrl.agents.agent import Agent
@@ -24,7 +25,10 @@ def network_samples(agent: "Agent | QuantizedPolicy", calibration: CalibrationSe
 
     Raises DataError where the set is another agent's.
     """
-    found = dict(calibration.inputs) if calibration.inputs is not None else _preprocessed(agent, calibration)
+    found = _preprocessed(agent, calibration) if calibration.inputs is None else dict(calibration.inputs)
+    gains = getattr(agent, "input_gains", {})
+    if calibration.inputs is not None and gains:  # they are those of the agent's own model
+        found = scaled_samples(found, gains, agent.preprocessing)
     shapes = {name: values.shape[1:] for name, values in found.items()}
     wanted = input_shapes(agent)
     if shapes != wanted:

@@ -1,8 +1,8 @@
-"""Ranges that the converter does not choose: states and what is fed back to them share one scale.
+"""A float32 `.tflite` and a range for each of its activations -> an integer file; all of it in the worker.
 
-The converter's calibration writes a minimum and a maximum beside every tensor of a float32 file, and its
-quantizer reads them. Between the two they are changed here; nothing else of the conversion is. Runs in
-the converter's process.
+TensorFlow Lite's calibration writes a minimum and a maximum beside every tensor of a float32 file, and its
+quantizer reads them. Here the calibration is ours: what stands there is what the caller says. A state and
+what is fed back to it get one scale.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,24 +15,23 @@ from edgeqrl.errors import ConverterError
 Range = tuple[float, float]
 
 
-def quantize_steered(
-    calibrated: bytes, activations: str, num_states: int, ranges: Mapping[int, Range]
+def quantize_with_ranges(
+    float_tflite: bytes, ranges: Mapping[int, Range], activations: str, num_states: int
 ) -> bytes:
-    """Quantize a calibrated file; inputs cover `ranges`, by position, and states fit what is fed back.
+    """Quantize a float32 file to int8, or to 16x8, per-channel int8 weights in both.
 
-    calibrated   a float32 `.tflite` with a range beside every tensor
-    num_states   the last inputs, which the last outputs are fed back to
+    ranges       of every activation, by the tensor's index
+    num_states   the last inputs, which the last outputs are fed back to: one range, their hull, for both
 
     Raises ConverterError where a state and its next value cannot have one scale.
     """
     from tensorflow.lite.tools import flatbuffer_utils
 
-    model = flatbuffer_utils.convert_bytearray_to_object(bytearray(calibrated))
+    model = flatbuffer_utils.convert_bytearray_to_object(bytearray(float_tflite))
     graph = model.subgraphs[0]
-    inputs = [graph.tensors[i] for i in graph.inputs]
+    for index, wanted in ranges.items():
+        _write(graph.tensors[index], wanted)
     pairs = _state_pairs(graph, num_states)
-    for at, wanted in ranges.items():
-        _write(inputs[at], _hull(_read(inputs[at]), wanted))
     for state, following in pairs:
         both = _hull(_read(state), _read(following))
         _write(state, both)
@@ -91,15 +90,14 @@ def _params(tensor: Any) -> tuple[float, int]:
 
 def _read(tensor: Any) -> Range:
     found = tensor.quantization
-    if found is None or found.min is None or len(found.min) != 1:
-        raise ConverterError(
-            "This version of TensorFlow gives no ranges between calibration and quantization, which "
-            "recurrent states and images need. Install a version that pyproject.toml of edgeqrl names."
-        )
     return float(found.min[0]), float(found.max[0])
 
 
 def _write(tensor: Any, wanted: Range) -> None:
+    from tensorflow.lite.python.schema_py_generated import QuantizationParametersT
+
+    if tensor.quantization is None:
+        tensor.quantization = QuantizationParametersT()
     tensor.quantization.min = np.array([wanted[0]], np.float32)
     tensor.quantization.max = np.array([wanted[1]], np.float32)
 

@@ -1,10 +1,12 @@
 """The converter's own process: it can crash on a model, and it imports while the parent does.
 
-Started by `tflite.Converter` as `python -m edgeqrl.quantize.worker`; it answers "warm" and "convert".
+Started by `tflite.Converter` as `python -m edgeqrl.quantize.worker`; it answers "warm", "to_float",
+"observe", "quantize" and "splice".
 """
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,45 +16,99 @@ from edgeqrl.agents.tensorflow_runtime import import_tensorflow
 from edgeqrl.backends.worker import Arrays, Options, serve
 from edgeqrl.errors import ConverterError
 
-Samples = list[NDArray[np.float32]]  # one array [N, *shape] an input
-
 
 def warm(options: Options, arrays: Arrays) -> tuple[Options, Arrays]:
-    """Import TensorFlow and run the converter once on next to nothing, which loads all it needs."""
+    """Import TensorFlow and convert next to nothing, which loads all that is needed."""
     tensorflow = import_tensorflow()
 
     def tiny(observation: Any) -> Any:
-        return tensorflow.nn.relu(tensorflow.matmul(observation, tensorflow.ones((2, 2))))
+        return tensorflow.matmul(observation, tensorflow.constant([[1.0, -2.0], [0.5, 3.0]]))
 
     function = tensorflow.function(tiny, autograph=False).get_concrete_function(tensorflow.TensorSpec((1, 2)))
-    _integer_converter(function, [np.ones((2, 2), np.float32)], "int8").convert()
+    _, made = observe({}, {"tflite": _bytes(_converted(function)), "0": np.ones((2, 2), np.float32)})
+    ranges = {str(index): [-1.0, 1.0] for index in made["indices"].tolist()}
+    quantize(
+        {"ranges": ranges, "activations": "int8", "num_states": 0}, {"tflite": _bytes(_converted(function))}
+    )
     return {}, {}
 
 
-def convert(options: Options, arrays: Arrays) -> tuple[Options, Arrays]:
-    """Convert a frozen GraphDef to `.tflite`, once in float32 and once in integers.
+def to_float(options: Options, arrays: Arrays) -> tuple[Options, Arrays]:
+    """Convert a frozen GraphDef to a float32 `.tflite`.
 
-    options  inputs, outputs: tensors of the graph, in order; num_states; activations; ranges: position of
-             an input -> [low, high]
-    arrays   graph_def [bytes]; the inputs' samples [N, *shape] float32 by position
+    options  inputs, outputs: tensors of the graph, in order
+    arrays   graph_def [bytes]; gives tflite [bytes]
     """
     tensorflow = import_tensorflow()
     graph_def = tensorflow.compat.v1.GraphDef()
     graph_def.ParseFromString(arrays["graph_def"].tobytes())
-    samples = [arrays[str(at)] for at in range(len(options["inputs"]))]
 
     def load() -> None:
         tensorflow.graph_util.import_graph_def(graph_def, name="")
 
-    try:
+    with _failing_in_one_sentence():
         wrapped = tensorflow.compat.v1.wrap_function(load, [])
         function = wrapped.prune(_lone(options["inputs"]), _lone(options["outputs"]))
-        exact = _float_converter(function).convert()
-        converter = _integer_converter(function, samples, options["activations"])
-        if options["num_states"] or options["ranges"]:
-            quantized = _steered(converter, options)
-        else:
-            quantized = converter.convert()
+        return {}, {"tflite": _bytes(_converted(function))}
+
+
+def observe(options: Options, arrays: Arrays) -> tuple[Options, Arrays]:
+    """Calibrate a float32 `.tflite` as TensorFlow Lite does: running minimum and maximum.
+
+    arrays   tflite [bytes]; the inputs' samples [N, *shape] float32 by position; gives indices [tensors],
+             lows and highs
+    """
+    from tensorflow.lite.python.optimize import calibrator
+    from tensorflow.lite.tools import flatbuffer_utils
+
+    samples = [arrays[str(at)] for at in range(len(arrays) - 1)]
+
+    def rows() -> Iterator[list[NDArray[np.float32]]]:
+        for row in zip(*samples, strict=True):
+            yield [values[np.newaxis] for values in row]
+
+    with _failing_in_one_sentence():
+        calibrated = calibrator.Calibrator(arrays["tflite"].tobytes()).calibrate(rows)
+        graph = flatbuffer_utils.convert_bytearray_to_object(bytearray(calibrated)).subgraphs[0]
+    found = [
+        (index, float(known.min[0]), float(known.max[0]))
+        for index, tensor in enumerate(graph.tensors)
+        if (known := tensor.quantization) is not None and known.min is not None and len(known.min) == 1
+    ]
+    indices, lows, highs = zip(*found, strict=True)
+    return {}, {"indices": np.array(indices), "lows": np.array(lows), "highs": np.array(highs)}
+
+
+def quantize(options: Options, arrays: Arrays) -> tuple[Options, Arrays]:
+    """Quantize a float32 `.tflite` with given ranges.
+
+    options  ranges: index of a tensor -> [low, high]; activations; num_states
+    arrays   tflite [bytes]; gives tflite [bytes]
+    """
+    from edgeqrl.quantize.steering import quantize_with_ranges
+
+    quantized: Callable[..., bytes] = quantize_with_ranges
+    ranges = {int(index): (float(low), float(high)) for index, (low, high) in options["ranges"].items()}
+    with _failing_in_one_sentence():
+        made = quantized(
+            arrays["tflite"].tobytes(), ranges, options["activations"], int(options["num_states"])
+        )
+    return {}, {"tflite": _bytes(made)}
+
+
+def splice(options: Options, arrays: Arrays) -> tuple[Options, Arrays]:
+    """Put two files together by the plan in the options; see `quantize/splice.py`."""
+    from edgeqrl.quantize import splice as splicing
+
+    with _failing_in_one_sentence():
+        made = splicing.splice([arrays["0"].tobytes(), arrays["1"].tobytes()], options)
+    return {}, {"tflite": _bytes(made)}
+
+
+@contextmanager
+def _failing_in_one_sentence() -> Iterator[None]:
+    try:
+        yield
     except ConverterError:
         raise
     except Exception as error:  # of many classes, and pages long
@@ -60,51 +116,23 @@ def convert(options: Options, arrays: Arrays) -> tuple[Options, Arrays]:
         raise ConverterError(
             f"TensorFlow Lite cannot convert the network: {message}. Build it from Dense layers."
         ) from None
-    return {}, {"float32": np.frombuffer(exact, np.uint8), "integer": np.frombuffer(quantized, np.uint8)}
 
 
 def _lone(names: list[str]) -> Any:
     return names[0] if len(names) == 1 else names
 
 
-def _float_converter(function: Any) -> Any:
+def _converted(function: Any) -> bytes:
     # Without the trackable the converter takes the frozen graph as it is: a fifth of the time of the
     # way through a SavedModel, and the same network.
-    return import_tensorflow().lite.TFLiteConverter.from_concrete_functions([function])
+    return bytes(import_tensorflow().lite.TFLiteConverter.from_concrete_functions([function]).convert())
 
 
-def _integer_converter(function: Any, samples: Samples, activations: str) -> Any:
-    """Return a TFLite converter that calibrates on the samples and quantizes fully."""
-    tensorflow = import_tensorflow()
-    converter = _float_converter(function)
-
-    def rows() -> Iterator[list[NDArray[np.float32]]]:
-        for row in zip(*samples, strict=True):
-            yield [values[np.newaxis] for values in row]
-
-    converter.optimizations = [tensorflow.lite.Optimize.DEFAULT]
-    converter.representative_dataset = rows
-    sets, dtype = tensorflow.lite.OpsSet, tensorflow.int8
-    chosen = sets.TFLITE_BUILTINS_INT8
-    if activations == "int16":
-        dtype, chosen = tensorflow.int16, sets.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
-    converter.target_spec.supported_ops = [chosen]
-    converter.inference_input_type = converter.inference_output_type = dtype
-    return converter
-
-
-def _steered(converter: Any, options: Options) -> bytes:
-    """Convert in two steps, with the ranges changed between them."""
-    from edgeqrl.quantize.steering import quantize_steered
-
-    float32 = import_tensorflow().float32
-    converter.inference_input_type = converter.inference_output_type = float32
-    converter._experimental_calibrate_only = True
-    ranges = {int(at): (float(low), float(high)) for at, (low, high) in options["ranges"].items()}
-    steps: Callable[..., bytes] = quantize_steered
-    return steps(converter.convert(), options["activations"], int(options["num_states"]), ranges)
+def _bytes(data: bytes) -> NDArray[np.uint8]:
+    return np.frombuffer(data, np.uint8)
 
 
 if __name__ == "__main__":
-    serve({"warm": warm, "convert": convert})
+    answered = {f.__name__: f for f in (warm, to_float, observe, quantize, splice)}
+    serve(answered)
     os._exit(0)  # tearing TensorFlow down takes longer than a conversion, and nothing is left to save
