@@ -27,7 +27,10 @@ MEASURED = {
         ("edgeqrl.backends.keras", "KerasPolicy.outputs"),
         ("edgeqrl.quantize.quantize", "freeze"),
         ("edgeqrl.quantize.quantize", "rewrite"),
-        ("edgeqrl.quantize.tflite", "Converter.convert"),
+        ("edgeqrl.quantize.tflite", "Converter.to_float"),
+        ("edgeqrl.quantize.tflite", "Converter.observe"),
+        ("edgeqrl.quantize.tflite", "Converter.quantize"),
+        ("edgeqrl.quantize.tflite", "Converter.splice"),
     ),
     "compiler": (
         ("firmware_export.toolchain", "host_compiler"),

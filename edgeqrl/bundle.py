@@ -199,6 +199,10 @@ def _is_shape(value: Any) -> bool:
     return is_sizes and prod(value) <= _MAX_OBSERVATION_SIZE
 
 
+def _is_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
 def _is_ledger(value: Any) -> bool:
     kinds = {"agent": str, "policy_sha256": str, "backend": str, "float_backend": str, "verdict": str}
     counts: dict[str, int] = {}
@@ -218,6 +222,10 @@ def _is_ledger(value: Any) -> bool:
     return True
 
 
+def _is_choice(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(value.get(name), dict) for name in ("for", "choice"))
+
+
 def _is_seeds(value: Any) -> bool:
     """Tell [first seed, count]."""
     is_pair = isinstance(value, list) and [type(number) for number in value] == [int, int]
@@ -228,7 +236,10 @@ def _is_seeds(value: Any) -> bool:
 _FACTS: dict[str, Callable[[Any], bool]] = {
     "agent_options": lambda value: isinstance(value, dict),
     "agent_sha256": lambda value: isinstance(value, str),
+    "applied_rewrites": _is_names,
     "board": lambda value: isinstance(value, str),
+    "choices": lambda value: isinstance(value, list) and all(map(_is_choice, value)),
+    "chosen_seeds": lambda value: isinstance(value, list) and all(map(_is_seeds, value)),
     "contract": lambda value: isinstance(value, dict),
     "diagnosed": lambda value: isinstance(value, list) and all(map(_is_seeds, value)),
     "environment": lambda value: isinstance(value, dict | None),
@@ -236,10 +247,13 @@ _FACTS: dict[str, Callable[[Any], bool]] = {
     "is_masked": lambda value: isinstance(value, bool),
     "judgements": _is_ledger,
     "name": lambda value: isinstance(value, str) and value == identifier(value),
+    "input_gains": lambda value: (
+        isinstance(value, dict) and all(isinstance(gains, list) for gains in value.values())
+    ),
     "observation_shape": _is_shape,
     "preprocessing": lambda value: isinstance(value, dict),
     "states": lambda value: isinstance(value, list) and all(isinstance(fact, dict) for fact in value),
-    "value_names": lambda value: isinstance(value, list) and all(isinstance(n, str) for n in value),
+    "value_names": _is_names,
     "scheme": lambda value: isinstance(value, dict),
     "weights_sha256": lambda value: isinstance(value, str),
 }

@@ -38,6 +38,7 @@ _PACKAGES = (
     (("esptool",), "ESP images; flash ESP32s", "pip install 'edgeqrl[flash]'"),
     (("stm32loader",), "flash STM32s by their ROM bootloader", "pip install 'edgeqrl[flash]'"),
     (("pyocd",), "flash RP2, nRF5 and STM32H7 by a debug probe", "pip install pyocd"),
+    (("optuna",), "edgeqrl search", "pip install 'edgeqrl[search]'"),
     (("box2d", "box2d-py"), "LunarLander and BipedalWalker", "pip install 'edgeqrl[box2d]'"),
 )
 _PROGRAMS = (

@@ -12,7 +12,7 @@ from edgeqrl import __version__, stages
 from edgeqrl.agents.options import AgentOptions, PreprocessingOptions
 from edgeqrl.backends.host_c import HostCPolicy
 from edgeqrl.bundle import Bundle, new_bundle, require_ours
-from edgeqrl.calibrate import read_recorded
+from edgeqrl.calibration_sources import chosen_recording
 from edgeqrl.contract import ContractOptions, contract_facts, require_fail_safe
 from edgeqrl.data import data_folder
 from edgeqrl.environments import EnvironmentSpec, MakeEnv, spaces
@@ -24,6 +24,7 @@ from edgeqrl.quantize.tflite import Converter
 from edgeqrl.requirements import require_tools
 from edgeqrl.sources import AGENT_HASH, Source, agent_files, open_source, reload_agent
 from edgeqrl.stages import Progress, Settings, silent
+from edgeqrl.stages.choice import choose_quantized
 from edgeqrl.stages.ledger import earlier_facts, judgements_of
 from edgeqrl.stages.validation import add_validation
 from firmware_export.board import Board, load_board
@@ -132,10 +133,20 @@ def _convert(
     """Call the stages in their order."""
     agent, float_policy = begin(bundle, source, settings, progress=progress)
     calibration = stages.read_calibration(bundle)
-    quantized = stages.add_quantized(
-        bundle, agent, calibration, settings, converter=converter, progress=progress
+    quantized = choose_quantized(
+        bundle,
+        agent,
+        float_policy,
+        calibration,
+        settings,
+        make_env=source.make_env,
+        board=target,
+        converter=converter,
+        progress=progress,
     )
+    quantized = stages.add_int4(bundle, quantized, settings)
     policy = quantized.integer_policy(is_masked=bundle.facts["is_masked"])
+    policy = stages.state_packing(bundle, policy, settings)
     if target is not None:
         period = stages.read_contract_facts(bundle).control_period_s
         stages.require_policy_fits(policy, target, control_period_s=period)
@@ -170,8 +181,8 @@ def begin(
 ) -> tuple["Agent", Any]:
     """Load the agent, roll it out, and start the bundle; return the agent and its float policy."""
     progress("load", 0, 0)
-    recorded = None if source.observations is None else read_recorded(source.observations)
-    agent, files = open_source(source, recorded)
+    recorded = chosen_recording(source.observations, settings.calibration_source)
+    agent, files = open_source(source, None if recorded is None else recorded.observations)
     from edgeqrl.backends.keras import KerasPolicy
 
     float_policy = KerasPolicy(agent)
@@ -200,6 +211,33 @@ def environment_of(bundle: Bundle) -> EnvironmentSpec | None:
     if facts.get("is_callable"):
         raise UsageError(f"The bundle '{bundle}' was made with a callable environment. Say which with --env.")
     return EnvironmentSpec.from_json(facts)
+
+
+def quantize_bundle(
+    bundle: Bundle,
+    agent: "Agent",
+    make_env: MakeEnv | None,
+    settings: Settings,
+    *,
+    converter: Converter,
+    progress: Progress = silent,
+) -> QuantizedPolicy:
+    """Quantize the agent of a bundle on its calibration set; a scheme is chosen for the bundle's board."""
+    from edgeqrl.backends.keras import KerasPolicy
+
+    board = bundle.facts.get("board")
+    quantized = choose_quantized(
+        bundle,
+        agent,
+        KerasPolicy(agent),
+        stages.read_calibration(bundle),
+        settings,
+        make_env=make_env,
+        board=None if board is None else open_board(board),
+        converter=converter,
+        progress=progress,
+    )
+    return stages.add_int4(bundle, quantized, settings)
 
 
 def validate_bundle(

@@ -139,10 +139,11 @@ def actions(agent: Agent, raw: Any) -> NDArray[Any]:
 
 
 def require_same_actions(ours: NDArray[Any], theirs: NDArray[Any], action_space: Any) -> None:
-    """Assert equal discrete actions, and continuous ones within 1e-5."""
+    """Assert equal discrete actions, and continuous ones within 1e-5 of what the algorithm takes, -1 to 1."""
     assert ours.shape == theirs.shape
     if isinstance(action_space, spaces.Box):
-        assert np.abs(ours - theirs).max() <= 1e-5
+        unit = np.maximum((action_space.high - action_space.low) / 2.0, 1.0)
+        assert (np.abs(ours - theirs) / unit).max() <= 1e-5
         assert len(np.unique(ours)) > 20, "the agent hardly acts"
     else:
         np.testing.assert_array_equal(ours, theirs)

@@ -83,16 +83,16 @@ def parsed(command: str | None) -> dict[str, Any]:
         ({}, {}, LOST | feature(clipped=0.05), "saturation", "convert"),
         ({}, FAIL, LOST | feature(clipped=0.05), "saturation", "convert"),
         # What saturates only where the quantized policy goes is no fault of the calibration.
-        ({}, FAIL, LOST | feature(clipped=0.0), "unexplained", None),
+        ({}, FAIL, LOST | feature(clipped=0.0), "unexplained", "convert"),
         ({}, FAIL, LOST | {"blame": {"suspects": ["m/dense_1/MatMul;m/x"]}}, "culprit", "inspect"),
-        ({}, FAIL, LOST | {"blame": {"suspects": ["observation"]}}, "culprit", None),
-        ({}, FAIL, LOST | {"blame": {"suspects": []}}, "unexplained", None),
-        ({}, FAIL, LOST | {"blame": {"unavailable": "No."}}, "unexplained", None),
-        ({}, FAIL, LOST | feature(levels=6, is_coarse=True), "coarse_feature", None),
-        ({}, FAIL, LOST | states(0.8), "margins", None),
-        ({}, FAIL, LOST | states(0.2), "unexplained", None),
+        ({}, FAIL, LOST | {"blame": {"suspects": ["observation"]}}, "culprit", "convert"),
+        ({}, FAIL, LOST | {"blame": {"suspects": []}}, "unexplained", "convert"),
+        ({}, FAIL, LOST | {"blame": {"unavailable": "No."}}, "unexplained", "convert"),
+        ({}, FAIL, LOST | feature(levels=6, is_coarse=True), "coarse_feature", "convert"),
+        ({}, FAIL, LOST | states(0.8), "margins", "convert"),
+        ({}, FAIL, LOST | states(0.2), "unexplained", "convert"),
         ({"episodes": 3}, FAIL, LOST, "few_calibration_episodes", "convert"),
-        ({"episodes": None}, FAIL, LOST, "unexplained", None),
+        ({"episodes": None}, FAIL, LOST, "unexplained", "convert"),
         ({}, OPEN | {"episodes_to_decide": None}, None, "at_the_limit", None),
         ({}, OPEN | {"episodes_to_decide": 50_000}, None, "at_the_limit", None),
         ({}, OPEN | {"episodes_to_decide": 50_000} | RARE, None, "rare_failures", "convert"),
@@ -114,12 +114,12 @@ def parsed(command: str | None) -> dict[str, Any]:
         ({}, {"verdict": "PASS"}, LOST, "nothing_found", None),
         ({}, {"verdict": "PASS"}, SAME | LATE, "fragile", None),
         ({}, {}, SAME | LATE, "not_judged", "validate"),
-        ({}, FAIL, LOST | LATE, "unexplained", None),
+        ({}, FAIL, LOST | LATE, "unexplained", "convert"),
         ({}, OPEN, SAME | LATE, "more_episodes", "validate"),
         ({}, {"verdict": "PASS"}, SAME | {"robustness": {"unavailable": "No."}}, "nothing_found", None),
         # Where nothing could be looked at, nothing is said to be well.
         ({}, {"verdict": "PASS"}, SAME | UNSEEN, "not_examined", None),
-        ({}, FAIL, LOST | UNSEEN, "not_examined", None),
+        ({}, FAIL, LOST | UNSEEN, "not_examined", "convert"),
         ({"environment": None}, {"verdict": None}, UNSEEN, "no_environment", None),
         ({"environment": None}, {"verdict": None}, states(0.9), "no_environment", None),
     ],
@@ -495,8 +495,52 @@ def test_who_is_to_blame_for_what_may_be_lost_is_not_named(high: float, kinds: l
     assert [advice.kind for advice in found] == kinds
 
 
+def test_last_resort_is_a_scheme_that_is_chosen() -> None:
+    found = advise(case(judgements=[{"declared": {"margin": "2%"}}]), FAIL, LOST)
+    assert found.kind == "unexplained"
+    assert found.sentence.endswith(" Else have a scheme chosen by the return that it holds.")
+    chosen = parsed(found.command)
+    assert (chosen["scheme"], chosen["scheme_parts"], chosen["margin"]) == ("auto", (), "2%")
+
+
+def test_scheme_of_the_bundle_is_not_asked_for_beside_one_that_is_chosen() -> None:
+    stated = Case.of_manifest("b", MANIFEST, 20, None, ["--scheme", "w4a8", "--set", "ranges=mse"])
+    assert parsed(advise(stated, FAIL, LOST).command)["scheme_parts"] == ()
+    assert parsed(stated.convert())["scheme_parts"] == ("ranges=mse",)
+
+
+@pytest.mark.parametrize(
+    ("facts", "report"),
+    [
+        ({}, FAIL | {"choice": {"by": "auto"}}),
+        ({"scheme": {"rewrites": ["centre_head"], "learned": True}}, FAIL),
+        ({"environment": {"env_id": "callable", "is_callable": True}}, FAIL),
+        ({}, {}),
+    ],
+)
+def test_no_scheme_is_chosen_twice_or_where_none_can_be(facts: Any, report: Any) -> None:
+    found = advise(case(**facts), report, LOST)
+    assert (found.kind, found.command) == ("unexplained", None)
+    assert "chosen" not in found.sentence
+
+
+def test_what_has_a_command_of_its_own_comes_before_the_last_resort() -> None:
+    found = findings(case(), FAIL, LOST | feature(clipped=0.05) | states(0.8))
+    assert [advice.kind for advice in found] == ["saturation", "margins"]
+    assert not any("--scheme auto" in str(advice.command) for advice in found)
+
+
 def test_edge_of_int8_is_not_told_of_the_bare_converter() -> None:
     blame = {"blame": {"suspects": ["first", "second"]}}
     bare, usual = (findings(found, FAIL, LOST | blame) for found in (case(scheme=BARE["scheme"]), case()))
     assert [advice.kind for advice in bare] == ["bare_converter"]
     assert [advice.kind for advice in usual] == ["shared_blame"]
+
+
+def test_what_was_trained_is_not_calibrated_or_rewritten_again() -> None:
+    clipped = LOST | feature(clipped=0.2)
+    for scheme in ({"rewrites": [], "learned": True}, {"rewrites": ["centre_head"], "learned": True}):
+        kinds = [advice.kind for advice in findings(case(episodes=3, scheme=scheme), FAIL, clipped)]
+        assert not {"bare_converter", "saturation", "few_calibration_episodes"} & set(kinds)
+    kinds = [advice.kind for advice in findings(case(episodes=3), FAIL, clipped)]
+    assert {"saturation", "few_calibration_episodes"} & set(kinds)

@@ -19,6 +19,9 @@ HEAVY = (
     "tflite_runtime",
     "ai_edge_litert",
     "tflite_micro",
+    "h5py",
+    "optuna",
+    "sqlalchemy",
 )
 STAGES = (
     "edgeqrl.agents",
@@ -29,12 +32,14 @@ STAGES = (
     "edgeqrl.validate",
     "edgeqrl.diagnose",
     "edgeqrl.emulate",
+    "edgeqrl.search",
     "edgeqrl.stages",
     "edgeqrl.pipeline",
     "edgeqrl.cli",
 )
 TOP = (
     "edgeqrl.diagnose",
+    "edgeqrl.search",
     "edgeqrl.stages",
     "edgeqrl.pipeline",
     "edgeqrl.cli",
@@ -76,8 +81,20 @@ FORBIDDEN = {
         ("edgeqrl/rollout.py", "edgeqrl/action_checks.py"),
         ("edgeqrl.agents", "edgeqrl.backends", "edgeqrl.network", "firmware_export", *TOP),
     ),
-    "edgeqrl/calibrate.py": ("edgeqrl.quantize", "edgeqrl.backends", "edgeqrl.validate", *TOP),
-    "edgeqrl/quantize": ("edgeqrl.validate", "firmware_export", "edgeqrl.rollout", *TOP),
+    **dict.fromkeys(
+        (
+            "edgeqrl/calibrate.py",
+            "edgeqrl/calibration_sources.py",
+            "edgeqrl/minari_data.py",
+            "edgeqrl/range_check.py",
+        ),
+        ("edgeqrl.quantize", "edgeqrl.backends", "edgeqrl.validate", *TOP),
+    ),
+    "edgeqrl/quantize": ("edgeqrl.validate", "firmware_export", *TOP),
+    **dict.fromkeys(  # only what learns plays episodes
+        ("edgeqrl/quantize/quantize.py", "edgeqrl/quantize/integer.py", "edgeqrl/quantize/trained.py"),
+        ("edgeqrl.rollout",),
+    ),
     "edgeqrl/validate": ("edgeqrl.backends", "edgeqrl.quantize", "edgeqrl.network", "firmware_export", *TOP),
     "edgeqrl/validate/statistics.py": ("edgeqrl", "firmware_export"),
     "edgeqrl/validate/betting.py": ("edgeqrl", "firmware_export"),
@@ -88,9 +105,15 @@ FORBIDDEN = {
         "firmware_export",
         *(place for place in TOP if place != "edgeqrl.diagnose"),
     ),
+    "edgeqrl/search": (
+        "edgeqrl.agents",
+        "edgeqrl.backends",
+        *(place for place in TOP if place != "edgeqrl.search"),
+    ),
     "edgeqrl/backends": ("edgeqrl.validate", "edgeqrl.calibrate", "edgeqrl.rollout", *TOP),
     "edgeqrl/stages": ("edgeqrl.pipeline", "edgeqrl.cli"),
     "edgeqrl/stages/settings.py": ("edgeqrl.bundle", "edgeqrl.diagnose"),
+    "edgeqrl/fake_quant": tuple(s for s in STAGES if s not in ("edgeqrl.agents", "edgeqrl.quantize")),
     "edgeqrl/zoo": tuple(stage for stage in STAGES if stage != "edgeqrl.zoo"),
     "firmware_export": (
         *(stage for stage in STAGES if stage != "edgeqrl.network"),

@@ -106,6 +106,7 @@ def test_link_in_a_bundle_is_not_followed(folder: Path, target: str) -> None:
         b'{"schema": "edgeqrl-bundle-1", "artefacts": {}, "is_masked": "no"}',
         b'{"schema": "edgeqrl-bundle-1", "artefacts": {}, "observation_shape": [-1, -4]}',
         b'{"schema": "edgeqrl-bundle-1", "artefacts": {}, "observation_shape": [4294967296]}',
+        b'{"schema": "edgeqrl-bundle-1", "artefacts": {}, "applied_rewrites": [3]}',
     ],
 )
 def test_damaged_or_hostile_manifest_is_refused(tmp_path: Path, content: bytes) -> None:

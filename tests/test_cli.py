@@ -98,13 +98,22 @@ def test_stages_one_by_one_give_the_same_files_as_convert(
     assert run(["calibrate", *CARTPOLE, "-o", folder, "--calibration-episodes", "2", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["episodes"] == 2
     assert run(["quantize", folder, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["applied_rewrites"] == ["centre_head"]
+    assert json.loads(capsys.readouterr().out)["applied_rewrites"] == ["centre_head", "scale_inputs"]
     assert run(["validate", folder, *LENIENT]) == 0
     assert run(["export", folder]) == 0
     assert run(["build", folder, "--board", "mps2-an386"]) == 0
     assert run(["emulate", folder, "--episodes", "1"]) == 0
     for name in ("policy.tflite", "calibration.npz", "src/cartpole_dqn.c", "firmware/cartpole_dqn.elf"):
         assert (tmp_path / "staged" / name).read_bytes() == (bundle / name).read_bytes(), name
+
+
+def test_int4_without_weights_of_four_bits_is_refused_before_anything_is_quantized(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("edgeqrl.stages.conversion.quantize", None)
+    command = ["convert", *CARTPOLE, "-o", str(tmp_path / "x"), "--calibration-episodes", "2", "--int4"]
+    assert run(command) == UsageError.exit_code
+    assert "--int4 stores weights of 4 bits and fewer, and int8 has none" in capsys.readouterr().err
 
 
 def test_exporting_again_is_byte_identical(fresh: Path) -> None:
@@ -293,7 +302,7 @@ def test_network_that_is_none_is_refused(
 
 def test_damaged_bundle_is_refused_by_every_stage(fresh: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = (fresh / "policy.tflite").read_bytes()
-    (fresh / "policy.tflite").write_bytes(data[:-1] + b"\0")
+    (fresh / "policy.tflite").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     for command in ("validate", "export", "emulate", "compare"):
         assert failure(capsys, command, str(fresh))[0] == 12
 
@@ -492,6 +501,6 @@ def test_options_default_to_the_settings() -> None:
     defaults = {option.name: option.default for option in cli.commands["convert"].params}
     for name, value in {**vars(settings), **vars(settings.declared)}.items():
         if (
-            name in defaults and value is not None and name not in ("contract", "scheme")
+            name in defaults and value is not None and name not in ("contract", "learning", "scheme")
         ):  # options of their own
             assert defaults[name] == value, name

@@ -7,11 +7,14 @@ import click
 import pytest
 
 from edgeqrl.agents.options import AgentOptions, PreprocessingOptions
+from edgeqrl.cli.convert import settings_from
 from edgeqrl.cli.main import cli
 from edgeqrl.cli.options import environment_from, source_options
 from edgeqrl.environments import EnvironmentSpec
 from edgeqrl.errors import UsageError
 from edgeqrl.pipeline import Source
+from edgeqrl.quantize.learned import Learning
+from edgeqrl.stages.int4 import require_int4
 
 
 def parsed(command: str, *arguments: str) -> dict[str, Any]:
@@ -86,3 +89,40 @@ def test_every_command_that_plays_takes_the_environment_in_full(command: str) ->
     names = {name for parameter in found.params for name in parameter.opts}
     assert {"--env", "--env-arg", "--wrapper", "--keep-wrapper"} <= names
     assert environment_from(parsed(command, *arguments)) == EnvironmentSpec("CartPole-v1")
+
+
+@pytest.mark.parametrize("scheme", [("--set", "learned=true"), ("--scheme", "auto")])
+def test_how_long_to_learn_reaches_what_learns(scheme: tuple[str, ...]) -> None:
+    found = settings_from(parsed("convert", *BASE, *scheme, "--learn-steps", "90", "--learn-rounds", "3"))
+    assert found.learning == Learning(rounds=3, steps=90)
+
+
+@pytest.mark.parametrize("scheme", [(), ("--scheme", "w4a8"), ("--no-rewrites",)])
+@pytest.mark.parametrize("option", [("steps", "9"), ("rounds", "2"), ("checkpoint", "kept")])
+def test_how_to_learn_goes_with_what_learns(scheme: tuple[str, ...], option: tuple[str, str]) -> None:
+    name, value = option
+    with pytest.raises(UsageError, match=f"--learn-{name} goes with a scheme that learns: add --set learned"):
+        settings_from(parsed("convert", *BASE, *scheme, f"--learn-{name}", value))
+
+
+@pytest.mark.parametrize("scheme", [(), ("--scheme", "int8-bare"), ("--set", "layer_bits=dense:6")])
+def test_int4_goes_with_weights_of_four_bits(scheme: tuple[str, ...]) -> None:
+    with pytest.raises(UsageError, match="--int4 stores weights of 4 bits and fewer"):
+        require_int4(settings_from(parsed("convert", *BASE, *scheme, "--int4")))
+    require_int4(settings_from(parsed("convert", *BASE, *scheme)))
+
+
+@pytest.mark.parametrize(
+    "scheme",
+    [
+        ("--scheme", "w4a8"),
+        ("--scheme", "w2a8"),
+        ("--set", "layer_bits=dense:4"),
+        ("--scheme", "auto", "--most-weight-bits", "4"),
+    ],
+)
+def test_int4_is_taken_where_weights_may_have_four_bits(scheme: tuple[str, ...]) -> None:
+    found = settings_from(parsed("convert", *BASE, *scheme, "--int4"))
+    assert found.stores_int4
+    if found.search is None:
+        require_int4(found)

@@ -82,7 +82,8 @@ def test_few_levels_in_few_states_say_nothing(num_states: int, is_coarse: bool) 
 
 
 def test_what_int8_holds_of_the_observation() -> None:
-    assert of([1.0], scale=0.5).observation_range == (-64.0, 63.5)
+    (feature,) = of([1.0], scale=0.5).features
+    assert feature.range == (-64.0, 63.5)
 
 
 def test_states_of_the_float_policy_are_told_apart() -> None:

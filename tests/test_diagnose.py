@@ -54,7 +54,7 @@ def test_the_cause_is_found_without_tensorflow(fresh: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = diagnosis_of(fresh)
-    assert found["schema"] == "edgeqrl-diagnosis-1"
+    assert found["schema"] == "edgeqrl-diagnosis-2"
     assert found["seeds"] == {"first": 40_000, "count": 8}
     for name in SECTIONS:
         assert "unavailable" not in found[name], found[name]
@@ -183,7 +183,14 @@ def disturbed(condition: str, level: float, mean: float, low: float, high: float
 
 
 def covered(clipped: float, **facts: Any) -> dict[str, Any]:
-    return {"levels": 200, "range_used": 1.0, "saturated": clipped, "float_saturated": clipped, **facts}
+    return {
+        "levels": 200,
+        "range": [-1.25, 1.0],
+        "range_used": 1.0,
+        "saturated": clipped,
+        "float_saturated": clipped,
+        **facts,
+    }
 
 
 def troubled() -> dict[str, Any]:
@@ -231,7 +238,6 @@ def troubled() -> dict[str, Any]:
             "layers": layers,
             "num_states": 5000,
             "num_features": 12,
-            "observation_range": [-1.25, 1.0],
         },
         "states": {
             "kind": "regret",

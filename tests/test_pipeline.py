@@ -18,7 +18,7 @@ from edgeqrl.diagnose.case import Case
 from edgeqrl.environments import EnvironmentSpec
 from edgeqrl.errors import UsageError
 from edgeqrl.pipeline import Conversion, Source, begin, convert, reload_agent, validate_bundle
-from edgeqrl.quantize.scheme import require_scheme
+from edgeqrl.quantize.scheme import Scheme, require_scheme
 from edgeqrl.stages import Settings
 from edgeqrl.stages.diagnosis import diagnose_bundle
 from tests.agent_kinds import KINDS
@@ -139,13 +139,14 @@ def test_a_command_to_convert_again_repeats_what_the_agent_was_read_by_or_there_
         "environment": {"env_id": "X-v0", "kwargs": {}, "wrappers": []},
         "artefacts": {"agent/agent.keras": {}},
         "agent_options": {"head": "argmax", "stochastic": True, "outputs": "policy,value"},
-        "scheme": {"rewrites": True, "bias_correction": False, "activations": "int16"},
+        "scheme": require_scheme("int16x8").to_json(),
     }
-    command = Case.of_manifest("B", manifest, 20).convert()
+    wide = Scheme.from_json(manifest["scheme"]).options()
+    command = Case.of_manifest("B", manifest, 20, scheme_options=wide).convert()
     assert command is not None
     assert "--stochastic --outputs policy,value --scheme int16x8" in command
     likeliest = {**manifest, "agent_options": {"stochastic": False}}
-    command = Case.of_manifest("B", likeliest, 20).convert()
+    command = Case.of_manifest("B", likeliest, 20, scheme_options=wide).convert()
     assert command is not None
     assert "--deterministic --scheme int16x8" in command
     frames = {"num_frames": 4, "axis": 0, "is_new_axis": False, "padding": "zero"}

@@ -44,6 +44,11 @@ def graph() -> Any:
     return tensorflow.function(lambda x: x + 1.0).get_concrete_function(tensorflow.TensorSpec((1,))).graph
 
 
+def schema_folder() -> Any:
+    importlib.import_module("tensorflow.lite.python.schema_py_generated")
+    return importlib.import_module("tensorflow.lite.python")
+
+
 def module(name: str) -> Callable[[], Any]:
     return lambda: importlib.import_module(name)
 
@@ -62,7 +67,18 @@ NAMES: dict[str, tuple[Callable[[], Any], str]] = {
     "_calibrator": (calibrator, "tensorflow"),
     "Prepare": (lambda: calibrator()._calibrator, "tensorflow"),
     "QuantizeModel": (lambda: calibrator()._calibrator, "tensorflow"),
-    "_experimental_calibrate_only": (float_converter, "tensorflow"),
+    **{
+        name: (module("tensorflow.lite.python.schema_py_generated"), "tensorflow")
+        for name in (
+            "BufferT",
+            "FakeQuantOptionsT",
+            "OperatorCodeT",
+            "OperatorT",
+            "QuantizationParametersT",
+            "TensorT",
+        )
+    },
+    "schema_py_generated": (schema_folder, "tensorflow"),
     "_get_function": (graph, "tensorflow"),
     "_flatten_layers": (small_model, "keras"),
     "_functional": (small_model, "keras"),
@@ -105,7 +121,7 @@ def private_names(tree: ast.Module) -> set[str]:
             found |= {str(a.value) for a in node.args[1:2] if isinstance(a, ast.Constant)}
         elif isinstance(node, ast.ImportFrom) and PRIVATE_MODULES.match(node.module or ""):
             found |= {"_" + alias.name for alias in node.names}  # marked as private by where they are
-    return {name for name in found if re.match(r"_[a-z]", name)}
+    return {name for name in found if re.match(r"_[A-Za-z]", name)}
 
 
 def own_names(tree: ast.Module) -> set[str]:

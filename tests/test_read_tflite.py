@@ -105,7 +105,7 @@ WIDE = {"dtype": "INT16", "zero_point": 3}
         (dense_tflite(target={"scale": float("nan")}), operand.has_integer_activations),
         (dense_tflite(source=WIDE, target=WIDE), operand.has_integer_activations),
         (dense_tflite(source={"shape": (1, 4)}), linear.has_matching_sizes),
-        (dense_tflite(weights={"zero_point": [1, 0]}), linear.has_int8_weights),
+        (dense_tflite(weights={"zero_point": [128, 0]}), linear.has_int8_weights),
         (dense_tflite(weights={"dtype": "UINT8"}), linear.has_int8_weights),
         (dense_tflite(weights={"data": None}), linear.has_int8_weights),
         (dense_tflite(weights={"axis": 1}), linear.has_weight_scales),

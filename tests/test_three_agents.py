@@ -52,7 +52,8 @@ class Subject:
     def judge(self, environment: EnvironmentSpec, **options: Any) -> ValidationReport:
         """Return the verdict on the C of this host."""
         host = HostCPolicy(self.quantized.integer_policy())
-        with open_float_policy(self.quantized.float_tflite, self.quantized.head) as in_float:
+        made = self.quantized
+        with open_float_policy(made.float_tflite, made.head, made.preprocessing) as in_float:
             return validate(in_float, host, environment.make, other_seeds=self.calibration.seeds, **options)
 
 

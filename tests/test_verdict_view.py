@@ -10,6 +10,7 @@ from rich.console import Console
 from edgeqrl.cli.loss_plot import ASCII, HEIGHT, UNICODE, LossPlot, Signs, loss_plot
 from edgeqrl.cli.show import print_conversion
 from edgeqrl.cli.verdict_view import notes, number, rows
+from edgeqrl.quantize.scheme import Scheme
 from edgeqrl.validate.terms import Declared
 from edgeqrl.validate.values import value_agreement
 from edgeqrl.validate.verdict import agreement_on, validate
@@ -434,11 +435,15 @@ def test_notes_say_how_outputs_become_actions(
     assert f"action head: {said}" in " ".join(notes(undecided | {"head": head}, UNICODE))
 
 
-def test_report_of_16_bits_does_not_say_int8(undecided: dict[str, Any]) -> None:
-    text = shown(undecided | {"head": HEAD, "scheme": {"activations": "int16"}})
-    assert "int16x8 is worse by" in text
-    assert "float - int16x8" in text
-    assert "int8 " not in text.replace("int16x8", "")
+@pytest.mark.parametrize(
+    ("scheme", "said"),
+    [(Scheme(activations="int16"), "int16x8"), (Scheme(weight_bits=4, wide=("input",)), "w4a8")],
+)
+def test_report_says_the_scheme_in_short(undecided: dict[str, Any], scheme: Scheme, said: str) -> None:
+    text = shown(undecided | {"head": HEAD, "scheme": scheme.to_json()})
+    assert f"{said} is worse by" in text
+    assert f"float - {said}" in text
+    assert "int8 " not in text.replace(said, "")
 
 
 def test_value_network_is_shown_by_its_values_alone() -> None:

@@ -195,13 +195,12 @@ def _coverage(page: _Page, section: Section) -> None:
     clipped = ("clipped: float", page.scheme)
     features = _in_trouble(section["features"])
     if features:
-        held = section.get("observation_range")
         has_no_levels = page.is_narrow and not any(feature["is_coarse"] for feature in features)
         rows = [
             [
                 f"feature {feature['index']}",
                 page.span(feature["minimum"], feature["maximum"]),
-                *([] if held is None else [page.span(*held)]),
+                page.span(*feature["range"]),
                 *([] if has_no_levels else [f"{feature['levels']}{' few' if feature['is_coarse'] else ''}"]),
                 *_clipped(feature),
             ]
@@ -209,7 +208,7 @@ def _coverage(page: _Page, section: Section) -> None:
         ]
         names = (
             "seen",
-            *([] if held is None else [f"{page.dtype} holds"]),
+            f"{page.dtype} holds",
             *([] if has_no_levels else ["levels"]),
             *clipped,
         )

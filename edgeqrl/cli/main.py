@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from edgeqrl import __version__
-from edgeqrl.cli import boards, convert, diagnose, flash, network, stages, tools
+from edgeqrl.cli import boards, convert, diagnose, flash, network, search, stages, tools
 from edgeqrl.errors import INTERRUPTED_EXIT_CODE, EdgeQRLError, OutputError
 
 _EPILOG = """
@@ -34,6 +34,7 @@ def cli() -> None:
 
 for _command in (
     convert.convert,
+    search.search,
     stages.calibrate,
     stages.quantize,
     stages.validate,

@@ -38,10 +38,48 @@ def environment_options(command: Command) -> Command:
     return command
 
 
-scheme_option = click.option(
-    "--scheme",
-    metavar="NAME",
-    help="int8 (default), int8-bare, or int16x8: activations and state of 16 bits.",
+def scheme_options(command: Command) -> Command:
+    """Add --scheme, --set, --no-rewrites and --learn-...: how the policy is made integer."""
+    for option in (
+        click.option(
+            "--learn-checkpoint",
+            type=click.Path(file_okay=False, path_type=Path),
+            metavar="DIR",
+            help="Of learned=true: a stopped run goes on from there.",
+        ),
+        click.option("--learn-rounds", type=int, metavar="N", help="Of learned=true; between two it plays."),
+        click.option("--learn-steps", type=int, metavar="N", help="Of learned=true, of all rounds together."),
+        click.option(
+            "--no-rewrites", is_flag=True, help="The bare converter, as --scheme int8-bare: nothing of ours."
+        ),
+        click.option(
+            "--set",
+            "scheme_parts",
+            multiple=True,
+            metavar="PART=VALUE",
+            help="A part of the scheme, as weight_bits=4, layer_bits=dense_1:8 (a layer as in Keras), "
+            "wide=input, ranges=mse, rewrites=none, learned=true; docs/quantization.md has all.",
+        ),
+        click.option(
+            "--scheme",
+            metavar="NAME",
+            help="int8 (default), int8-bare, int8-per-tensor, int16x8, w4a8, w3a8, w2a8, textbook-8 … 2, or "
+            "auto: the cheapest that holds the return on the board.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+int4_option = click.option(
+    "--int4",
+    is_flag=True,
+    help="Store weights of 4 bits as INT4 in policy.tflite, where TFLite Micro takes them.",
+)
+unpacked_option = click.option(
+    "--unpacked",
+    is_flag=True,
+    help="Keep weights of 4, 3 and 2 bits as bytes in flash; default: packed where that is smaller.",
 )
 
 
@@ -155,7 +193,14 @@ def calibration_options(command: Command) -> Command:
             "--observations",
             type=FILE,
             metavar="NPZ",
-            help="Recorded observations [N, ...], .npz or .npy, instead of rollouts.",
+            help="Recorded observations [N, ...], .npz or .npy, instead of rollouts, and of a zoo agent's "
+            "environment.",
+        ),
+        click.option(
+            "--calibration",
+            metavar="SOURCE",
+            help="Whose states calibrate: policy (default), noise=SIGMA (it explores), random, space, "
+            "mixtures as policy+noise, a file as --observations, minari:NAME or a folder of Minari data.",
         ),
     ):
         command = option(command)
@@ -274,10 +319,21 @@ def source_options(options: dict[str, Any]) -> dict[str, Any]:
         stated["log_std"] = _numbers("--log-std", stated["log_std"])
     before = {name: options[name] for name in ("frame_stack", "vecnormalize", "normalization")}
     return {
-        **{name: options[name] for name in ("observations", "trust", "name")},
+        "observations": _recorded_source(options),
+        **{name: options[name] for name in ("trust", "name")},
         "preprocessing": PreprocessingOptions(**before),
         "options": AgentOptions(**stated),
     }
+
+
+def _recorded_source(options: dict[str, Any]) -> Any:
+    """Return the log that --observations or --calibration names, or None."""
+    from edgeqrl.calibration_sources import is_recorded
+
+    source = options["calibration"]
+    if source is not None and options["observations"] is not None:
+        raise UsageError("--observations FILE is --calibration FILE: give one of them.")
+    return source if source is not None and is_recorded(source) else options["observations"]
 
 
 def _numbers(option: str, text: str) -> tuple[float, ...]:

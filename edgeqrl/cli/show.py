@@ -17,8 +17,12 @@ _LABELS = {
     "emulate": "emulating",
     "train": "training",
     "compare": "comparing",
+    "learn": "learning",
+    "choose": "baseline",
+    "search": "searching",
 }
-_UNITS = {"calibrate": "episodes", "validate": "episodes", "emulate": "episodes", "compare": "samples"}
+_UNITS = {"compare": "samples", "learn": "steps", "search": "trials"}
+_UNITS |= dict.fromkeys(("calibrate", "choose", "validate", "emulate"), "episodes")
 
 
 class StageProgress:
@@ -61,7 +65,7 @@ class StageProgress:
             self._current, self._began = stage, time.monotonic()
             label = _LABELS.get(stage, stage)
             self._tasks[stage] = self._bars.add_task(label, total=None, count="")
-        unit = _UNITS.get(stage, "")
+        unit = _UNITS.get(stage, "pairs" if stage.startswith(("try ", "trial ")) else "")
         self._count = message or (f"{done}/{total} {unit}" if unit and total else "")
         # A stage that reaches its total may go on working: its tick comes when the next one begins.
         shown = None if total == 0 or done >= total else total
@@ -103,19 +107,31 @@ def print_table(
 
 
 def print_conversion(
-    title: str, report: Mapping[str, Any], folder: str, files: Sequence[str], *, console: Any = None
+    title: str,
+    report: Mapping[str, Any],
+    folder: str,
+    files: Sequence[str],
+    *,
+    bundle: str | None = None,
+    console: Any = None,
 ) -> None:
-    """Print the result of `convert`: what decides, the plot, the verdict, the files, what to do next."""
+    """Print the result of `convert`: what decides, the plot, the verdict, the files, what to do next.
+
+    bundle  where the bundle lies, if not at `folder`
+    """
     from rich.markup import escape
 
+    from edgeqrl.cli.choice_view import print_choice
     from edgeqrl.cli.verdict_view import print_next, print_report
 
     console = console or _console()
     console.print(f"[bold]{escape(title)}[/]", soft_wrap=True, highlight=False)
+    if "choice" in report:
+        print_choice(report["choice"], console=console)
     print_report(report, console=console)
     wraps_itself = not console.is_terminal  # in a file a sentence stays one line
     console.print(f"[bold]{escape(folder)}[/]: {escape(', '.join(files))}", soft_wrap=wraps_itself)
-    print_next(report, folder, console=console)
+    print_next(report, bundle or folder, console=console)
 
 
 def _console() -> Any:

@@ -19,12 +19,15 @@ from edgeqrl.cli.options import (
     environment_for,
     environment_from,
     environment_options,
+    int4_option,
     json_option,
     output_option,
-    scheme_option,
+    scheme_options,
     source_options,
+    unpacked_option,
     validation_options,
 )
+from edgeqrl.cli.search_options import choosing_options
 
 bundle_argument = click.argument("bundle", type=FOLDER)
 
@@ -48,32 +51,31 @@ def calibrate(agent: str, output: Path, as_json: bool, **options: Any) -> None:
         with new_bundle(output, earlier_facts(output)) as bundle:
             pipeline.begin(bundle, source, settings_from(options), progress=progress)
             found = stages.read_calibration(bundle)
-    facts = {
-        "num_observations": len(found.observations),
-        "num_rolled_out": found.num_rolled_out,
-        "episodes": len(found.seeds),
-        "episode_returns": list(found.episode_returns),
-    }
+            known = bundle.fact("calibration")
+    origin = f"{len(found.seeds)} episodes" if found.seeds else f"'{found.source}'"
+    warning = (known["check"] or {}).get("warning")
     _tell(
         as_json,
-        facts,
-        f"{len(found.observations)} of {found.num_rolled_out} observations from "
-        f"{len(found.seeds)} episodes are in {output}. Next: edgeqrl quantize {output}",
+        {**known, "episode_returns": list(found.episode_returns)},
+        f"{len(found)} of {found.num_rolled_out} observations from {origin} are in {output}."
+        + (" " if warning is None else f"\nWarning: {warning}\n")
+        + f"Next: edgeqrl quantize {output}",
     )
 
 
 @click.command()
 @bundle_argument
 @environment_options
-@click.option("--no-rewrites", is_flag=True, help="The bare converter: no rewrites, no bias correction.")
-@scheme_option
+@scheme_options
+@int4_option
+@choosing_options
 @click.option("--trust", is_flag=True, help="Load a SavedModel with any operator: it may run code.")
 @json_option
 def quantize(bundle: Path, as_json: bool, **options: Any) -> None:
     """Convert the agent of BUNDLE to a full-integer .tflite on its calibration set."""
     with _progress() as progress:
         progress("load", 0, 0)
-        from edgeqrl import pipeline, stages
+        from edgeqrl import pipeline
         from edgeqrl.bundle import edit_bundle
         from edgeqrl.quantize.tflite import Converter
 
@@ -81,13 +83,8 @@ def quantize(bundle: Path, as_json: bool, **options: Any) -> None:
             make_env = _make_env(edited, options)
             agent = pipeline.reload_agent(edited, make_env, trust=options["trust"])
             progress("load", 1, 1)
-            found = stages.add_quantized(
-                edited,
-                agent,
-                stages.read_calibration(edited),
-                settings_from(options),
-                converter=converter,
-                progress=progress,
+            found = pipeline.quantize_bundle(
+                edited, agent, make_env, settings_from(options), converter=converter, progress=progress
             )
     facts = {
         "tflite_bytes": len(found.tflite),
@@ -170,6 +167,13 @@ def validate(
 @click.option(
     "--name", metavar="NAME", help="Of a .tflite network: prefix of the C symbols; default: its file's."
 )
+@unpacked_option
+@click.option(
+    "--params-of",
+    type=FILE,
+    metavar="BIN",
+    help="NAME_params.bin of an earlier export: make params that its code takes, or say why that cannot be.",
+)
 @contract_options
 @json_option
 def export(bundle: Path, as_json: bool, output: Path | None, name: str | None, **options: Any) -> None:
@@ -183,12 +187,14 @@ def export(bundle: Path, as_json: bool, output: Path | None, name: str | None, *
             raise UsageError("-o and --name go with a .tflite file; the sources of a bundle stay in it.")
         with edit_bundle(bundle) as edited:
             quantized = stages.read_quantized(edited)
+            settings = settings_from(options)
+            policy = quantized.integer_policy(is_masked=edited.fact("is_masked"))
             sources = stages.add_sources(
                 edited,
-                quantized.integer_policy(is_masked=edited.fact("is_masked")),
+                stages.state_packing(edited, policy, settings),
                 quantized.tflite,
                 stages.read_calibration(edited),
-                settings_from(options),
+                settings,
             )
         target, following = bundle, f" Next: edgeqrl build {bundle} --board BOARD"
     else:
@@ -200,7 +206,7 @@ def export(bundle: Path, as_json: bool, output: Path | None, name: str | None, *
             raise UsageError(
                 "A bare network has no contract: leave out --contract, --control-period, --fail-safe."
             )
-        sources = stages.export_network_file(bundle, output, name)
+        sources = stages.export_network_file(bundle, output, name, settings_from(options))
         target, following = output, ""
     sizes = {path: len(data) for path, data in sorted(sources.items())}
     text = f"{len(sources)} files are in {target / 'src'}; its README.txt says how to call them.{following}"

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from edgeqrl.cli.coverage_view import coverage_notes
 from edgeqrl.cli.device_view import device_facts, device_notes
 from edgeqrl.cli.linux_view import contract_facts, library_line, package_facts
 from edgeqrl.cli.loss_plot import ASCII, UNICODE, Signs, loss_plot
@@ -25,6 +26,7 @@ _HEADS = {  # of discrete actions and values
 
 def print_report(report: Report, *, console: Any) -> None:
     """Print a report: table, plot, the facts of device and firmware, and the verdict."""
+    from rich.markup import escape
     from rich.text import Text
 
     signs = signs_of(console)
@@ -32,6 +34,9 @@ def print_report(report: Report, *, console: Any) -> None:
         console.print(_table(report, signs), highlight=False)
     for note in notes(report, signs):
         console.print(f"[dim]{note}[/]", highlight=False)
+    if (warning := _warning(report)) is not None:
+        line = f"[bold yellow]warning:[/] {escape(warning)}"
+        console.print(line, soft_wrap=not console.is_terminal, highlight=False)
     for line in device_notes(report):
         console.print(Text(line), highlight=False)
     for facts in (device_facts(report), _firmware_facts(report), package_facts(report)):
@@ -157,7 +162,14 @@ def notes(report: Report, signs: Signs) -> list[str]:
     if "head" in report:
         parts.append(f"action head: {_head(report['head'])}")
     parts += _likeness_notes(report.get("likeness") or {}) + _value_notes(report.get("values") or {})
+    parts += coverage_notes(report)
     return _packed(parts, "; ", 80)
+
+
+def _warning(report: Report) -> str | None:
+    """Return what is wrong with the ranges of calibration, if anything is."""
+    check = report.get("calibration", {}).get("check")
+    return None if check is None else check["warning"]
 
 
 _STATES = {"policy": "the policy's states", "random actions": "states of random actions"}
@@ -171,7 +183,7 @@ def _value_notes(values: Report) -> list[str]:
         rank = value["rank_correlation"]
         order = "" if rank is None else f", rank correlation {rank:.3f}"
         ends = f"{number(value['float_min'])} to {number(value['float_max'])}"
-        where = f"on {_STATES[value['states']]}"
+        where = f"on {_STATES.get(value['states'], 'states of ' + value['states'])}"
         found.append(f"{name} of {ends}: mean error {value['mean_absolute_error']:.2g}{order} {where}")
     return found
 
@@ -368,8 +380,10 @@ def _mean(values: Sequence[float]) -> float:
 
 def _scheme(report: Report) -> str:
     """Return the short name of how the policy was quantized."""
-    is_wide = (report.get("scheme") or {}).get("activations") == "int16"
-    return "int16x8" if is_wide else "int8"
+    from edgeqrl.quantize.scheme import Scheme
+
+    stated = report.get("scheme")
+    return Scheme.from_json(stated).label.split()[0] if stated else "int8"
 
 
 def _head(head: Report) -> str:

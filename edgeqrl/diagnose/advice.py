@@ -3,6 +3,7 @@
 A pure function of report.json and diagnosis.json; either may lack anything.
 """
 
+from dataclasses import replace
 from math import ceil, floor, inf, log10
 
 from edgeqrl.diagnose.case import Case, Facts
@@ -47,7 +48,7 @@ def findings(case: Case, report: Facts, diagnosis: Facts | None = None) -> list[
     is_lossy, is_open = loses_return(report, diagnosis), verdict == "INCONCLUSIVE"
     is_restless, is_beyond = "chatter" in _named(report, "FAIL"), _breach(report) is not None
     found: list[Advice] = []
-    if not case.rewrites and (is_lossy or is_open or is_beyond):
+    if not (case.rewrites or case.is_learned) and (is_lossy or is_open or is_restless or is_beyond):
         found.append(bare_converter(case, diagnosis))
     last = [_chatter(case, report, diagnosis)] if is_restless else []
     if is_beyond:
@@ -58,7 +59,7 @@ def findings(case: Case, report: Facts, diagnosis: Facts | None = None) -> list[
         found, last = found + last, []
     if diagnosis is not None and (is_lossy or is_open or is_restless or is_beyond):
         found += causes(case, diagnosis, is_blamed=is_lossy or _is_layer_to_blame(report, diagnosis))
-    elif is_lossy and case.rewrites:
+    elif is_lossy and (case.rewrites or case.is_learned):
         sentence = "See which layer, feature or state costs the return."
         found.append(Advice("undiagnosed", sentence, case.command("diagnose")))
     found += last
@@ -67,6 +68,8 @@ def findings(case: Case, report: Facts, diagnosis: Facts | None = None) -> list[
     fragile = _fragile(report, diagnosis)
     if not found and (is_lossy or fragile is None):
         found.append(_nothing(case, diagnosis, is_lossy))
+    if is_lossy and verdict == "FAIL" and all(advice.command is None for advice in found):
+        found[0] = _or_chosen(found[0], case, report)
     return found if fragile is None else [*found, fragile]
 
 
@@ -275,6 +278,15 @@ def _nothing(case: Case, diagnosis: Facts | None, is_lossy: bool) -> Advice:
             "Recorded observations tell no return. Name an environment to convert in, with --env.",
         )
     return Advice("nothing_found", f"Nothing found that costs return.{left_out}")
+
+
+def _or_chosen(advice: Advice, case: Case, report: Facts) -> Advice:
+    """Return the advice with the last resort, a scheme that is chosen, where none was chosen or trained."""
+    command = None if case.is_learned or "choice" in report else case.convert_chosen()
+    if command is None:
+        return advice
+    sentence = f"{advice.sentence} Else have a scheme chosen by the return that it holds."
+    return replace(advice, sentence=sentence, command=command)
 
 
 def _rounded_episodes(episodes: float) -> int:

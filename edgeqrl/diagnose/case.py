@@ -3,8 +3,8 @@
 import json
 import re
 import shlex
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from edgeqrl.validate.terms import Declared
@@ -29,6 +29,7 @@ class Case:
     folder: str
     name: str
     rewrites: bool
+    is_learned: bool  # its weights and ranges were trained: no calibration decides them
     head: Facts  # as in the manifest
     environment: Facts | None  # as EnvironmentSpec.to_json; None: recorded observations
     is_stated: bool  # the environment was named on the command line and must be named again
@@ -36,14 +37,23 @@ class Case:
     calibration_episodes: int | None  # None: recorded observations
     board: str | None
     declared: Facts  # the terms of the last judgement, as the user stated them; empty before the first
-    again: tuple[str, ...] | None = ()  # options of the agent and the scheme; None: no command says them
+    again: tuple[str, ...] | None = ()  # options of the agent; None: no command says them
+    scheme: tuple[str, ...] = ()  # options that ask for the scheme
     dtype: str = "int8"  # of the activations: "int8" or "int16"
 
     @classmethod
     def of_manifest(
-        cls, folder: str, manifest: Facts, calibration_episodes: int | None, stated: Facts | None = None
+        cls,
+        folder: str,
+        manifest: Facts,
+        calibration_episodes: int | None,
+        stated: Facts | None = None,
+        scheme_options: Sequence[str] = (),
     ) -> "Case":
-        """Return the case of a bundle's manifest; `stated` is the environment of the command line."""
+        """Return the case of a bundle's manifest; `stated` is the environment of the command line.
+
+        scheme_options  those that ask for the manifest's scheme
+        """
         artefacts = [path for path in manifest.get("artefacts", ()) if path.startswith("agent/")]
         is_folder = any(path.startswith("agent/saved_model/") for path in artefacts)
         files = ["agent/saved_model"] if is_folder else [p for p in artefacts if p != "agent/agent.sha256"]
@@ -51,6 +61,7 @@ class Case:
             folder=folder,
             name=str(manifest["name"]),
             rewrites=bool(manifest.get("scheme", {}).get("rewrites", True)),
+            is_learned=bool(manifest.get("scheme", {}).get("learned", False)),
             head=manifest.get("head", {}),
             environment=stated or manifest.get("environment"),
             is_stated=stated is not None,
@@ -59,6 +70,7 @@ class Case:
             board=manifest.get("board"),
             declared=next((entry["declared"] for entry in reversed(manifest.get("judgements", ()))), {}),
             again=_options_again(manifest),
+            scheme=tuple(scheme_options),
             dtype=str(manifest.get("scheme", {}).get("activations", "int8")),
         )
 
@@ -78,10 +90,14 @@ class Case:
         if self.head.get("kind") == "box":
             is_scaled = any(g != 1.0 for g in self.head["gain"]) or any(self.head["offset"])
             arguments += ["--head", "scale" if is_scaled else "clip"]
-        arguments += self.again
+        arguments += [*self.again, *self.scheme]
         if self.board is not None:
             arguments += ["--board", self.board]
         return shlex.join(["edgeqrl", "convert", *arguments, *options])
+
+    def convert_chosen(self) -> str | None:
+        """Return the command that makes the bundle anew by a scheme that is chosen, or None as `convert`."""
+        return replace(self, scheme=("--scheme", "auto")).convert(*self.terms())
 
     def terms(self, **changed: float | str | None) -> list[str]:
         """Return the options that state the declared terms again, but for the changed ones.
@@ -138,8 +154,9 @@ def _options_again(manifest: Facts) -> tuple[str, ...] | None:
             options.append("--stochastic" if value else "--deterministic")
         else:
             options += [f"--{name.replace('_', '-')}", str(value)]
-    if manifest.get("scheme", {}).get("activations", "int8") == "int16":
-        options += ["--scheme", "int16x8"]
+    source = manifest.get("calibration", {}).get("source", "policy")
+    if source not in ("policy", "recorded", "minari"):
+        options += ["--calibration", source]
     return tuple(options)
 
 

@@ -19,11 +19,11 @@ _RESCALE = (
 def causes(case: Case, diagnosis: Facts, *, is_blamed: bool) -> list[Advice]:
     """Return what may cost return, the better evidence first; a layer only where `is_blamed`."""
     candidates = (
-        _saturated(case, diagnosis),
+        None if case.is_learned else _saturated(case, diagnosis),
         _culprit(case, diagnosis) if is_blamed else None,
         _coarse(case, diagnosis),
         _margins(case, diagnosis) if case.rewrites else None,  # else said with the bare converter
-        _few_episodes(case),
+        None if case.is_learned else _few_episodes(case),
     )
     return [advice for advice in candidates if advice is not None]
 

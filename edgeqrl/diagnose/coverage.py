@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeqrl.errors import DataError
-from edgeqrl.network.edges import ObservationEdge, limits, quantize_observations
+from edgeqrl.network.edges import ObservationEdge, limits, quantize_observations, saturated_inputs
 from edgeqrl.network.integer_policy import IntegerPolicy
-from edgeqrl.network.ir import Layer, Tensor
+from edgeqrl.network.ir import IntegerNetwork, Layer
 from edgeqrl.network.layers.movement import Move, Reshape
 from edgeqrl.network.reference import Reference
 
@@ -26,6 +26,7 @@ MAX_FEATURES = 64  # that are listed
 _MAX_STATES = 8192
 _MAX_ELEMENTS = 2**24  # of the observations that are looked at
 _BATCH = 256
+_FAR = 1e300  # stands for no end, where a gain of 0 maps everything to one level
 _NEIGHBOURS = 8  # levels beside an end: some are left out where a scale is coarser than the one before
 # Their outputs' grid is the function's own range: to reach its ends is not to be clipped.
 _FIXED_RANGE = ("L2_NORMALIZATION", "LOGISTIC", "LOG_SOFTMAX", "SOFTMAX", "TANH")
@@ -38,10 +39,11 @@ class FeatureCoverage:
     index: int  # into the flattened observation
     minimum: float
     maximum: float
-    saturated: float  # share of states in which the value lies outside the int8 range
+    range: tuple[float, float]  # of raw values that the integers tell apart
+    saturated: float  # share of states in which the value lies outside of it
     float_saturated: float | None  # the same in the states that the float policy visits
     levels: int  # of 256 that occur
-    range_used: float  # (maximum - minimum) / (scale * 255); above 1 where it saturates
+    range_used: float  # (maximum - minimum) of that range; above 1 where it saturates
     is_coarse: bool  # it varies, yet takes fewer than FEW_LEVELS levels in at least ENOUGH_STATES states
 
 
@@ -67,14 +69,12 @@ class Coverage:
     num_features: int
     num_saturated: int  # features that saturate anywhere
     num_coarse: int
-    observation_range: tuple[float, float]  # what int8 holds of every feature
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
         rows = {
             "features": [asdict(row) for row in self.features],
             "layers": [asdict(row) for row in self.layers],
-            "observation_range": list(self.observation_range),
         }
         return vars(self) | rows
 
@@ -109,7 +109,7 @@ def coverage(
     return Coverage(
         features=tuple(listed),
         layers=tuple(
-            _layer(layer, policy.network.tensors[layer.output], counts[layer.output], float_counts)
+            _layer(policy.network, layer, counts[layer.output], float_counts)
             for layer in policy.network.layers
             if layer.output in counts
         ),
@@ -117,8 +117,32 @@ def coverage(
         num_features=len(features),
         num_saturated=sum(feature.saturated > 0.0 for feature in features),
         num_coarse=sum(feature.is_coarse for feature in features),
-        observation_range=_range(policy.observation),
     )
+
+
+def at_ends(network: IntegerNetwork, name: str, counts: NDArray[np.int64]) -> float:
+    """Return the share of a tensor's values that were clipped, `counts` saying how often each occurs.
+
+    That is as far as an end has more than what lies beside it, where clipping changes anything.
+    """
+    tensor = network.tensors[name]
+    lowest, highest = tensor.range
+    writers = {layer.operator for layer in network.layers if layer.output == name}
+    if writers & set(_FIXED_RANGE) or _is_free_to_clip(network, name):
+        return 0.0
+    # Where the zero point is an end, that end is a true 0 (the floor of a RELU), not a clipped value.
+    clipped = _pile(counts) if tensor.zero_point != lowest else 0
+    clipped += _pile(counts[::-1]) if tensor.zero_point != highest else 0
+    return clipped / int(counts.sum())
+
+
+def _is_free_to_clip(network: IntegerNetwork, name: str) -> bool:
+    """Tell whether tanh or the logistic function alone reads a tensor.
+
+    What `quantize/ranges.py` cuts off it becomes the function's last integer in any case.
+    """
+    readers = {layer.operator for layer in network.layers if name in layer.inputs}
+    return bool(readers) and readers <= {"TANH", "LOGISTIC"} and name not in network.outputs
 
 
 def _thinned(policy: IntegerPolicy, observations: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -131,12 +155,11 @@ def _features(
     policy: IntegerPolicy, observations: NDArray[np.float32], others: NDArray[np.float32] | None
 ) -> list[FeatureCoverage]:
     edge = policy.observation
-    lowest, highest = _range(edge)
+    lowest, highest = _ranges(edge)
     values = observations.reshape(len(observations), -1)
     quantized, _ = quantize_observations(edge, observations)
-    ends = lowest - edge.scale / 2, highest + edge.scale / 2  # up to there a value is rounded, not clipped
-    saturated = _outside(values, *ends)
-    in_float = None if others is None else _outside(others.reshape(len(others), -1), *ends)
+    saturated = _saturated(edge, observations)
+    in_float = None if others is None else _saturated(edge, others)
     least, greatest = values.min(axis=0).astype(np.float64), values.max(axis=0).astype(np.float64)
     levels = _count_distinct(quantized.reshape(values.shape))
     is_coarse = (levels < FEW_LEVELS) & (len(values) >= ENOUGH_STATES)
@@ -148,25 +171,30 @@ def _features(
             index=index,
             minimum=float(least[index]),
             maximum=float(greatest[index]),
+            range=(float(lowest[index]), float(highest[index])),
             saturated=float(saturated[index]),
             float_saturated=None if in_float is None else float(in_float[index]),
             levels=int(levels[index]),
-            range_used=float((greatest[index] - least[index]) / (highest - lowest)),
+            range_used=float((greatest[index] - least[index]) / (highest[index] - lowest[index])),
             is_coarse=bool(is_coarse[index]),
         )
         for index in range(values.shape[1])
     ]
 
 
-def _range(edge: ObservationEdge) -> tuple[float, float]:
-    lowest, highest = (float(edge.scale * (end - edge.zero_point)) for end in limits(edge.dtype))
-    return lowest, highest
+def _ranges(edge: ObservationEdge) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the least and the greatest raw value of each element that is not clamped to the integers."""
+    ends = [edge.scale * (end - edge.zero_point) for end in limits(edge.dtype)]
+    gain, offset, *_ = (np.resize(row, edge.part.size) for row in edge.part.columns)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = [np.where(gain == 0, np.copysign(_FAR, end), (end - offset) / gain) for end in ends]
+    return np.minimum(*found), np.maximum(*found)
 
 
-def _outside(values: NDArray[np.float32], lowest: float, highest: float) -> NDArray[np.float64]:
-    """Return for each column which share lies outside."""
-    is_outside = (values < lowest) | (values > highest)
-    return np.asarray(is_outside.mean(axis=0), np.float64)
+def _saturated(edge: ObservationEdge, observations: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return in which share of the states each element is clamped."""
+    cut = saturated_inputs(edge, observations).reshape(len(observations), -1)
+    return np.asarray(cut.mean(axis=0), np.float64)
 
 
 def _count_distinct(values: NDArray[Any]) -> NDArray[np.int64]:
@@ -204,29 +232,21 @@ def _counts(
 
 
 def _layer(
-    layer: Layer, tensor: Tensor, counts: NDArray[np.int64], float_counts: Mapping[str, NDArray[np.int64]]
+    network: IntegerNetwork,
+    layer: Layer,
+    counts: NDArray[np.int64],
+    float_counts: Mapping[str, NDArray[np.int64]],
 ) -> LayerCoverage:
     occurring = np.flatnonzero(counts)
     in_float = float_counts.get(layer.output)
     return LayerCoverage(
         name=layer.name,
         operator=layer.operator,
-        saturated=_at_ends(layer.operator, tensor, counts),
-        float_saturated=None if in_float is None else _at_ends(layer.operator, tensor, in_float),
+        saturated=at_ends(network, layer.output, counts),
+        float_saturated=None if in_float is None else at_ends(network, layer.output, in_float),
         levels=len(occurring),
         range_used=float(occurring[-1] - occurring[0]) / (len(counts) - 1),
     )
-
-
-def _at_ends(operator: str, tensor: Tensor, counts: NDArray[np.int64]) -> float:
-    """Return the share of values that were clipped, as far as an end has more than what lies beside it."""
-    lowest, highest = tensor.range
-    if operator in _FIXED_RANGE:
-        return 0.0
-    # Where the zero point is an end, that end is a true 0 (the floor of a RELU), not a clipped value.
-    clipped = _pile(counts) if tensor.zero_point != lowest else 0
-    clipped += _pile(counts[::-1]) if tensor.zero_point != highest else 0
-    return clipped / int(counts.sum())
 
 
 def _pile(counts: NDArray[np.int64]) -> int:

@@ -21,6 +21,7 @@ from edgeqrl.network.float_reference import FloatLayer, FloatReference
 from edgeqrl.network.fold import MOVES
 from edgeqrl.network.graph import simplify
 from edgeqrl.network.layers.linear import Linear
+from edgeqrl.network.parts import ObservationPart
 from edgeqrl.network.read_tflite import read_tflite
 from edgeqrl.network.tflite_model import OperatorInfo, TensorInfo, TFLiteModel, parse_tflite, shown
 
@@ -29,6 +30,7 @@ OBSERVATION = "observation"  # the part that is the rounding of the input
 Floats = NDArray[np.float32]
 
 _WITH_WEIGHTS = ("BATCH_MATMUL", "CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
+_ROUNDING = "FAKE_QUANT"
 # What these give lies on the grid of what they take, where both have the same.
 _KEEPING = {*MOVES, "PAD", "MIRROR_PAD", "SPLIT_V", "DEPTH_TO_SPACE", "SPACE_TO_DEPTH", "MAX_POOL_2D"}
 
@@ -81,8 +83,10 @@ class Part:
 class NetworkPair:
     """A float32 `.tflite` and its int8 twin, tensor by tensor. Shared by many simulated policies."""
 
-    def __init__(self, float_tflite: bytes, int8_tflite: bytes) -> None:
+    def __init__(self, float_tflite: bytes, int8_tflite: bytes, part: ObservationPart | None = None) -> None:
         """Match them, by the names of their tensors, else by the order of their operators.
+
+        part  how raw observations become the network's input; by default they are that
 
         Raises DataError where that cannot be done, or where there is not one input and one output.
         """
@@ -94,10 +98,14 @@ class NetworkPair:
         ((self.input_name, self.input_shape),) = self.reference.inputs.items()
         ((self.output_name, output_shape),) = self.reference.outputs.items()
         self.num_outputs = int(np.prod(output_shape))
-        self.grids: dict[str, Grid] = {self.input_name: _grid(model.tensors[model.inputs[0]])}
+        grid = _grid(model.tensors[model.inputs[0]])
+        self.part = part or ObservationPart(OBSERVATION, self.input_shape)
+        self.edge = ObservationEdge(self.part, grid.scale, grid.zero_point, grid.dtype)
+        self.grids: dict[str, Grid] = {self.input_name: grid}
         self.twins = {self.input_name: self.network.inputs[0]}  # activations of the int8 file
         self.constants: dict[str, Floats] = {}  # by the float file's names, as the int8 file has them
-        for layer, op in _matched(self.reference.layers, model):
+        layers = [layer for layer in self.reference.layers if layer.operator != _ROUNDING]
+        for layer, op in _matched(layers, model):
             for name, i in zip(layer.outputs, op.outputs, strict=True):
                 self.grids[name] = _grid(model.tensors[i])
                 self.twins[name] = model.tensors[i].name
@@ -105,6 +113,10 @@ class NetworkPair:
                 if name in self.reference.weights and i >= 0:
                     shape = self.reference.weights[name].shape
                     self.constants[name] = _dequantized(op, i, model, shape)
+        for layer in self.reference.layers:
+            if layer.operator == _ROUNDING:  # of an agent trained with it: the integer tensor is rounded
+                self.grids[layer.name] = self.grids[layer.inputs[0]]
+                self.twins[layer.name] = self.twins[layer.inputs[0]]
         self.parts = _parts(self.reference.layers, self.input_name, self.reference.weights)
         self.kept = {
             name
@@ -162,8 +174,9 @@ class SimulatedPolicy:
 
     def outputs(self, observations: NDArray[Any]) -> Floats:
         """Return the network's outputs [N, num_outputs] for observations [N, *observation_shape]."""
-        rows = np.asarray(observations, np.float32).reshape(len(observations), *self._pair.input_shape)
-        run = _Run(self._pair, self._grids, can_be_integer=not self._has_float_weights)
+        raw = np.asarray(observations, np.float32).reshape(len(observations), *self._pair.part.shape)
+        rows = self._pair.part.values(raw).reshape(len(raw), *self._pair.input_shape)
+        run = _Run(self._pair, self._grids, raw, can_be_integer=not self._has_float_weights)
         result = self._pair.reference.run(
             {self._pair.input_name: rows},
             weights=self._weights,
@@ -188,8 +201,10 @@ class SimulatedPolicy:
 class _Run:
     """The hooks of one call, and the integers found so far."""
 
-    def __init__(self, pair: NetworkPair, grids: Mapping[str, Grid], *, can_be_integer: bool) -> None:
-        self._pair, self._grids, self._can_be_integer = pair, grids, can_be_integer
+    def __init__(
+        self, pair: NetworkPair, grids: Mapping[str, Grid], raw: Floats, *, can_be_integer: bool
+    ) -> None:
+        self._pair, self._grids, self._raw, self._can_be_integer = pair, grids, raw, can_be_integer
         self._integers: dict[str, NDArray[Any]] = {}  # by the int8 file's names
 
     def on_sums(self, name: str, sums: Floats) -> Floats | None:
@@ -217,10 +232,9 @@ class _Run:
         twin = pair.twins[name]
         shape = (len(values), *pair.network.tensors[twin].shape)
         if name == pair.input_name:
-            edge = ObservationEdge.of(values.shape[1:], grid.scale, grid.zero_point, grid.dtype)
-            steps = quantize_observations(edge, values)[0]
+            steps = quantize_observations(pair.edge, self._raw)[0]  # as the policy does, from raw values
             self._integers[twin] = steps.reshape(shape)
-            return grid.real(steps)
+            return grid.real(steps).reshape(values.shape)
         exact = self._computed(twin) if self._can_be_integer else None
         if exact is not None:
             exact = exact if len(exact) == len(values) else np.repeat(exact, len(values), axis=0)

@@ -28,10 +28,10 @@ from edgeqrl.stages.artefacts import (
     require_environment_fits,
     write_report,
 )
+from edgeqrl.stages.calibration import add_calibration
 from edgeqrl.stages.contract import add_contract_facts, read_contract_facts, require_actuating
 from edgeqrl.stages.conversion import (
     add_agent,
-    add_calibration,
     add_quantized,
     add_sources,
     export_network_file,
@@ -40,7 +40,9 @@ from edgeqrl.stages.conversion import (
 )
 from edgeqrl.stages.emulation import add_emulation
 from edgeqrl.stages.firmware import add_firmware
+from edgeqrl.stages.int4 import add_int4
 from edgeqrl.stages.linux import read_linux_package
+from edgeqrl.stages.packing import state_packing
 from edgeqrl.stages.settings import (
     LAST_SEED,
     Progress,
@@ -68,6 +70,7 @@ __all__ = [
     "add_contract_facts",
     "add_emulation",
     "add_firmware",
+    "add_int4",
     "add_quantized",
     "add_sources",
     "add_target",
@@ -93,5 +96,6 @@ __all__ = [
     "require_environment_fits",
     "require_policy_fits",
     "silent",
+    "state_packing",
     "write_report",
 ]

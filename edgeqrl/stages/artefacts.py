@@ -24,10 +24,12 @@ from edgeqrl.environments import MakeEnv, spaces
 from edgeqrl.errors import DataError, EdgeQRLError, UsageError
 from edgeqrl.files import from_json_bytes, to_json_bytes
 from edgeqrl.preprocessing import Preprocessing
-from edgeqrl.quantize.quantize import QuantizedPolicy
+from edgeqrl.quantize.file_rewrites import scaled_preprocessing
+from edgeqrl.quantize.policy import QuantizedPolicy
 from edgeqrl.quantize.scheme import Scheme
 from edgeqrl.recordings import read_arrays
 from edgeqrl.spaces import observation_parts
+from edgeqrl.stages.packing import read_packing
 
 if TYPE_CHECKING:
     from firmware_export.build import Firmware
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 
 REPORT_SCHEMA = "edgeqrl-report-2"
 CALIBRATION = "calibration.npz"
+CALIBRATION_FACTS = "calibration"  # of the manifest, and section of the report: source, size, check of ranges
+APPLIED_REWRITES = "applied_rewrites"  # of the manifest and the report: those of the scheme that changed it
 TFLITE = "policy.tflite"
 FLOAT_TFLITE = "policy_float.tflite"
 GOLDEN = "golden.npz"
@@ -48,6 +52,7 @@ LINUX_PACKAGE = f"{LINUX}package.json"
 # Of the report; the rest is the validation's.
 FIRMWARE_SECTIONS = ("firmware", "realtime", "package", "library", "emulation")
 CONTRACT_SECTION = "contract"  # of the report: a summary of what the sources state
+CHOICE_SECTION = "choice"  # of the report: how the scheme was chosen
 NUM_GOLDEN = 64
 
 
@@ -84,13 +89,22 @@ def policy_facts(agent: Any) -> dict[str, Any]:
 
 
 def read_preprocessing(bundle: Bundle) -> Preprocessing:
-    """Return what comes before the network; bundles of earlier versions have one plain observation."""
+    """Return what comes before the agent's model; bundles of earlier versions have one plain observation."""
     if "preprocessing" not in bundle.facts:
         return Preprocessing.plain(bundle.fact("observation_shape"))
     try:
         return Preprocessing.from_json(bundle.facts["preprocessing"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DataError(f"The manifest of '{bundle}' states a damaged preprocessing: {error!r}.") from error
+
+
+def read_input_gains(bundle: Bundle) -> dict[str, tuple[float, ...]]:
+    """Return what the inputs of the bundle's `.tflite` files are multiplied by, feature by feature."""
+    stated = bundle.facts.get("input_gains", {})
+    try:
+        return {str(name): tuple(float(gain) for gain in gains) for name, gains in stated.items()}
+    except (TypeError, ValueError) as error:
+        raise DataError(f"The manifest of '{bundle}' states damaged gains: {error!r}.") from error
 
 
 def read_states(bundle: Bundle) -> tuple[StateSpec, ...]:
@@ -114,17 +128,25 @@ def read_agent_options(bundle: Bundle) -> AgentOptions:
 
 def read_quantized(bundle: Bundle) -> QuantizedPolicy:
     """Return the bundle's quantized policy; needs no TensorFlow."""
+    gains = read_input_gains(bundle)
+    try:
+        preprocessing = scaled_preprocessing(read_preprocessing(bundle), gains)
+    except ValueError as error:
+        raise DataError(f"The manifest of '{bundle}' states gains that do not fit: {error}.") from error
     return QuantizedPolicy(
         tflite=bundle.read(TFLITE),
         float_tflite=bundle.read(FLOAT_TFLITE),
         head=read_head(bundle),
         scheme=Scheme.from_json(bundle.fact("scheme")),
-        preprocessing=read_preprocessing(bundle),
+        preprocessing=preprocessing,
+        input_gains=gains,
         name=bundle.fact("name"),
         calibration_sha256=bundle.sha256_of(CALIBRATION),
         agent_sha256=bundle.fact("agent_sha256"),
+        applied_rewrites=tuple(bundle.facts.get(APPLIED_REWRITES, ())),
         states=read_states(bundle),
         value_names=tuple(bundle.facts.get("value_names", ())),
+        weight_bits=read_packing(bundle),
     )
 
 

@@ -1,6 +1,7 @@
 """The stages from agent to C: calibrate, quantize, export."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,20 +9,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgeqrl.agents.agent import identifier
-from edgeqrl.agents.heads import ValueHead
-from edgeqrl.backends.float_policy import WholeFloatPolicy
 from edgeqrl.backends.rows import differing_rows
 from edgeqrl.bundle import Bundle, new_bundle
-from edgeqrl.calibrate import CalibrationSet, calibrate, from_recorded
-from edgeqrl.environments import MakeEnv, spaces
+from edgeqrl.calibrate import CalibrationSet
+from edgeqrl.environments import MakeEnv
 from edgeqrl.errors import BackendsDiffer, BoardFitError, DataError
 from edgeqrl.interfaces import Policy
 from edgeqrl.network.integer_policy import BareNetwork, IntegerPolicy
 from edgeqrl.network.read_tflite import read_tflite
 from edgeqrl.quantize.quantize import QuantizedPolicy, quantize
-from edgeqrl.random_policy import RandomActor
-from edgeqrl.recordings import Recorded
 from edgeqrl.stages.artefacts import (
+    APPLIED_REWRITES,
     CALIBRATION,
     DIAGNOSIS,
     FLOAT_TFLITE,
@@ -33,10 +31,10 @@ from edgeqrl.stages.artefacts import (
     drop_firmware,
     golden_bytes,
     policy_facts,
-    read_head,
     read_quantized,
 )
 from edgeqrl.stages.contract import contract_for, report_contract
+from edgeqrl.stages.packing import WEIGHT_BITS, sequence_of, with_packing
 from edgeqrl.stages.settings import Progress, Settings, silent
 
 if TYPE_CHECKING:
@@ -57,57 +55,36 @@ def add_agent(bundle: Bundle, agent: Any, files: Mapping[str, bytes]) -> None:
     }
 
 
-def add_calibration(
-    bundle: Bundle,
-    float_policy: WholeFloatPolicy,
-    settings: Settings,
-    *,
-    make_env: MakeEnv | None,
-    recorded: Recorded | None = None,
-    progress: Progress = silent,
-) -> CalibrationSet:
-    """Roll the float policy out, or take recorded observations, and keep the calibration set.
-
-    A value network chooses no action: without a recording, it sees what random actions lead to.
-    """
-    progress("calibrate", 0, 0)
-    if recorded is not None:
-        calibration = from_recorded(
-            recorded,
-            num_states=settings.calibration_states,
-            seed=settings.calibration_seed,
-            policy=float_policy,
-        )
-    else:
-        assert make_env is not None
-        is_value = isinstance(read_head(bundle), ValueHead)
-        calibration = calibrate(
-            RandomActor(float_policy, spaces(make_env).action_space) if is_value else float_policy,
-            make_env,
-            env_id=bundle.facts["environment"]["env_id"],
-            num_episodes=settings.calibration_episodes,
-            num_states=settings.calibration_states,
-            seed=settings.calibration_seed,
-            agent_sha256=bundle.facts["agent_sha256"],
-            progress=partial(progress, "calibrate"),
-        )
-    agent_files = [path for path in bundle.artefacts if path.startswith("agent/")]
-    bundle.add(CALIBRATION, calibration.to_bytes(), made_from=agent_files)
-    return calibration
-
-
 def add_quantized(
     bundle: Bundle,
     agent: Any,
     calibration: CalibrationSet,
     settings: Settings,
     *,
+    make_env: MakeEnv | None,
     converter: Any = None,
     progress: Progress = silent,
 ) -> QuantizedPolicy:
-    """Convert to int8 and keep the `.tflite` beside its float twin; what came later is dropped."""
+    """Make the policy integer and keep the `.tflite` beside its float twin; what came later is dropped.
+
+    make_env  where a scheme that learns plays; None: it learns on the calibration set alone
+    """
     progress("quantize", 0, 0)
-    quantized = quantize(agent, calibration, scheme=settings.scheme, converter=converter)
+    quantized = quantize(
+        agent,
+        calibration,
+        scheme=settings.scheme,
+        converter=converter,
+        learning=replace(settings.learning, make_env=make_env),
+        progress=partial(progress, "learn"),
+    )
+    keep_quantized(bundle, quantized)
+    progress("quantize", 1, 1)
+    return quantized
+
+
+def keep_quantized(bundle: Bundle, quantized: QuantizedPolicy) -> None:
+    """Put both `.tflite` files into the bundle; what came later is dropped."""
     for later in (TFLITE, FLOAT_TFLITE, GOLDEN, REPORT, DIAGNOSIS, "src/"):
         bundle.drop(later)
     drop_firmware(bundle)
@@ -115,8 +92,9 @@ def add_quantized(
     bundle.add(TFLITE, quantized.tflite, made_from=[*agent_files, CALIBRATION])
     bundle.add(FLOAT_TFLITE, quantized.float_tflite, made_from=agent_files)
     bundle.facts["scheme"] = quantized.scheme.to_json()
-    progress("quantize", 1, 1)
-    return quantized
+    bundle.facts[APPLIED_REWRITES] = list(quantized.applied_rewrites)
+    bundle.facts.pop(WEIGHT_BITS, None)  # of the weights before
+    bundle.facts["input_gains"] = {name: list(gains) for name, gains in quantized.input_gains.items()}
 
 
 def require_policy_fits(
@@ -153,10 +131,8 @@ def require_policy_fits(
             f"({MAX_PAYLOAD_BYTES - 4:,} bytes): make the images smaller in the environment, with "
             "--keep-wrapper, or export the C library without a board."
         )
-    seen = (part.size // 3 if part.image else part.size for part in policy.parts)
-    num_elements = sum(seen) + sum(network.tensors[layer.output].size for layer in network.layers)
     require_in_time(
-        estimate_instructions(network.num_macs, num_elements, board),
+        estimate_instructions(network.num_macs, policy.num_elements, board),
         board,
         control_period_s,
         runs_from_ram=board.runs_from_ram and params_bytes + arena_bytes < board.ram_bytes,
@@ -234,7 +210,11 @@ def add_sources(
     drop_firmware(bundle)
     bundle.add(GOLDEN, golden_bytes(golden), made_from=[TFLITE, CALIBRATION])
     sources = export_sources(
-        policy, tflite, golden=golden if settings.with_self_test else None, contract=contract
+        policy,
+        tflite,
+        golden=golden if settings.with_self_test else None,
+        sequence=sequence_of(settings),
+        contract=contract,
     )
     for path, data in sources.items():
         bundle.add(f"src/{path}", data, made_from=[TFLITE])
@@ -242,7 +222,9 @@ def add_sources(
     return sources
 
 
-def export_network_file(path: Path, output: Path, name: str | None) -> dict[str, bytes]:
+def export_network_file(
+    path: Path, output: Path, name: str | None, settings: Settings | None = None
+) -> dict[str, bytes]:
     """Write the C sources of a `.tflite` network to the folder `output`: a bundle with nothing else in it.
 
     `name` prefixes the C symbols; by default it is made from the file's name.
@@ -254,7 +236,9 @@ def export_network_file(path: Path, output: Path, name: str | None) -> dict[str,
     except OSError as error:
         raise DataError(f"Cannot read '{path}': {error.strerror}.") from error
     chosen = name or identifier(path.stem)
-    sources = export_network(BareNetwork(chosen, read_tflite(tflite)), tflite)
+    settings = settings or Settings()
+    network = with_packing(BareNetwork(chosen, read_tflite(tflite)), settings)
+    sources = export_network(network, tflite, sequence=sequence_of(settings))
     with new_bundle(output, {"name": chosen}) as bundle:
         bundle.add(TFLITE, tflite, made_from=[])
         for place, data in sources.items():

@@ -32,7 +32,7 @@ from edgeqrl.stages.validation import case_of
 from edgeqrl.validate.statistics import bootstrap_interval
 from edgeqrl.validate.verdict import MOST_EPISODES, require_disjoint
 
-SCHEMA = "edgeqrl-diagnosis-1"
+SCHEMA = "edgeqrl-diagnosis-2"
 PARTS = ("coverage", "states", "robustness", "blame")
 DEFAULT_EPISODES = 32
 DEFAULT_SEED = 40_000
@@ -112,8 +112,9 @@ class _Subject:
             return _NO_ACTIONS
         if policy.has_memory:
             return "Made for policies without memory: here an action also depends on the steps before it."
-        if not self.quantized.preprocessing.is_plain:
-            return "Made for one observation of float32 numbers that goes into the network as it is."
+        first, *others = self.quantized.preprocessing.parts
+        if others or first.source != "float32" or first.key:  # frames are memory
+            return "Made for one observation of float32 numbers, scaled and clipped at most."
         has_one_choice = isinstance(head, DiscreteHead) and head.is_single
         if policy.values or not (has_one_choice or isinstance(head, BoxHead)):
             return "Made for networks of one output that chooses one discrete action or continuous ones."
@@ -248,5 +249,6 @@ def _robustness(
 
 def _blame(subject: _Subject, progress: Callable[[int, int], None]) -> Blame:
     assert subject.make_env is not None
-    pair = NetworkPair(subject.quantized.float_tflite, subject.quantized.tflite)
+    (part,) = subject.quantized.preprocessing.parts
+    pair = NetworkPair(subject.quantized.float_tflite, subject.quantized.tflite, part)
     return blame(pair, subject.quantized.head, subject.make_env, seeds=subject.seeds, progress=progress)

@@ -18,6 +18,8 @@ from edgeqrl.validate.verdict import baseline_seeds_of, default_seed
 
 LEDGER = "judgements"  # facts of the manifest
 DIAGNOSED = "diagnosed"
+CHOICES = "choices"
+CHOSEN = "chosen_seeds"
 MOST = 40  # more would leave no confidence to share
 
 Entry = dict[str, Any]
@@ -115,6 +117,32 @@ def record_diagnosis(bundle: Bundle, seeds: range) -> None:
     bundle.facts[DIAGNOSED] = known if played in known else [*known, played]
 
 
+def chosen_seeds(bundle: Bundle) -> list[range]:
+    """Return all seeds that have chosen a scheme."""
+    return [range(first, first + count) for first, count in bundle.facts.get(CHOSEN, [])]
+
+
+def find_choice(bundle: Bundle, key: Mapping[str, Any]) -> Entry | None:
+    """Return what was chosen for the same before: the section `choice` of that report; None if nothing was.
+
+    An environment that only Python knows is never known to be the same.
+    """
+    if (key["environment"] or {}).get("is_callable"):
+        return None
+    found = (entry["choice"] for entry in bundle.facts.get(CHOICES, []) if entry["for"] == dict(key))
+    return next(found, None)
+
+
+def record_choice(bundle: Bundle, key: Mapping[str, Any], section: Entry, *, is_kept: bool) -> None:
+    """Remember which seeds have chosen; with `is_kept` also what, to be found again."""
+    played = [[section[name]["first"], section[name]["count"]] for name in ("seeds", "baseline_seeds")]
+    known = bundle.facts.get(CHOSEN, [])
+    bundle.facts[CHOSEN] = [*known, *(seeds for seeds in played if seeds not in known)]
+    if is_kept:
+        others = [entry for entry in bundle.facts.get(CHOICES, []) if entry["for"] != dict(key)]
+        bundle.facts[CHOICES] = [*others, {"for": dict(key), "choice": section}]
+
+
 def judgements_of(bundle: Bundle) -> list[Entry]:
     """Return the judgements of the bundle's agent, oldest first."""
     agent = _agent_of(bundle)
@@ -127,7 +155,7 @@ def earlier_facts(folder: Path) -> dict[str, Any]:
         facts = open_bundle(folder).facts
     except DataError:
         return {}
-    return {name: facts[name] for name in (LEDGER, DIAGNOSED) if name in facts}
+    return {name: facts[name] for name in (LEDGER, DIAGNOSED, CHOICES, CHOSEN) if name in facts}
 
 
 def _agent_of(bundle: Bundle) -> str:

@@ -3,14 +3,19 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from edgeqrl.calibration_sources import DEFAULT as DEFAULT_SOURCE
+from edgeqrl.calibration_sources import parse_sources
 from edgeqrl.contract import ContractOptions
 from edgeqrl.errors import UsageError, require_name
+from edgeqrl.quantize.learned import Learning
 from edgeqrl.quantize.scheme import Scheme
+from edgeqrl.search.options import SearchOptions
 from edgeqrl.validate.terms import Declared
 from edgeqrl.validate.verdict import DEFAULT_EPISODES, MOST_EPISODES
 from firmware_export.toolchain import COMPILER_NAMES
 
 LAST_SEED = 2**31 - 2 * MOST_EPISODES - 1
+INT4_BITS = 4  # the most that a weight of an INT4 tensor has
 
 Progress = Callable[[str, int, int], None]  # stage, done, total (0 where it is not known)
 
@@ -23,16 +28,24 @@ def silent(stage: str, done: int, total: int) -> None:
 class Settings:
     """Every choice of a conversion that is not one of its inputs."""
 
+    calibration_source: str = DEFAULT_SOURCE  # as --calibration says it, see calibration_sources
     calibration_episodes: int = 20
     calibration_states: int = 2000
     calibration_seed: int = 10_000
     scheme: Scheme = field(default_factory=Scheme)
+    learning: Learning = field(default_factory=Learning)  # of schemes that learn
+    search: SearchOptions | None = None  # None: `scheme` as it is; else one is chosen
     episodes: int = DEFAULT_EPISODES  # at most
     validation_seed: int | None = None  # by default that of the judgement's number
     declared: Declared = field(default_factory=Declared)
     emulated_episodes: int = 3
     emulation_seed: int = 30_000
     with_self_test: bool = True
+    stores_int4: bool = False  # weights of 4 bits are INT4 in the .tflite, where TFLite Micro takes them
+    is_unpacked: bool = False  # weights of 4 bits and fewer stay bytes in flash
+    params_of: bytes | None = (
+        None  # params whose code is to take the new ones; it says how weights are packed
+    )
     compiler: str | None = None
     contract: ContractOptions = field(default_factory=ContractOptions)
 
@@ -50,9 +63,27 @@ class Settings:
             if getattr(self, name) < value:
                 option = f"--{name.replace('_', '-')}"
                 raise UsageError(f"{option} must be at least {value}, got {getattr(self, name)}.")
+        parse_sources(self.calibration_source)
         if self.validation_seed is not None and not 0 <= self.validation_seed <= LAST_SEED:
             raise UsageError(f"--validation-seed must be 0 to {LAST_SEED:,}, got {self.validation_seed}.")
         if self.episodes > MOST_EPISODES:
             raise UsageError(f"--episodes must be at most {MOST_EPISODES:,}, got {self.episodes}.")
+        if self.is_unpacked and self.params_of is not None:
+            raise UsageError(
+                "--unpacked and --params-of exclude each other: the params say how they are packed."
+            )
+        if self.search is not None:
+            self._require_searchable(self.search)
         if self.compiler is not None:
             require_name("compiler", self.compiler, COMPILER_NAMES)
+
+    def _require_searchable(self, search: SearchOptions) -> None:
+        if self.learning.checkpoint is not None:
+            raise UsageError(
+                "--learn-checkpoint goes with a scheme that is named: auto tries many, each from its start."
+            )
+        if self.stores_int4 and search.most_weight_bits > INT4_BITS:
+            raise UsageError(
+                f"--int4 stores weights of {INT4_BITS} bits and fewer, and auto may choose more: add "
+                f"--most-weight-bits {INT4_BITS}."
+            )

@@ -15,19 +15,23 @@ from edgeqrl.errors import UsageError
 from edgeqrl.interfaces import Policy
 from edgeqrl.network.edges import AffineEdge, decode_actions
 from edgeqrl.quantize.samples import network_samples, run_both
+from edgeqrl.quantize.scheme import Scheme
 from edgeqrl.stages import Progress, Settings, silent
-from edgeqrl.stages.artefacts import CONTRACT_SECTION
+from edgeqrl.stages.artefacts import APPLIED_REWRITES, CALIBRATION_FACTS, CHOICE_SECTION, CONTRACT_SECTION
 from edgeqrl.stages.ledger import (
+    chosen_seeds,
     diagnosed_seeds,
     find_judgement,
     judged_seeds,
     judgements_of,
     record_judgement,
 )
+from edgeqrl.stages.ranges import COVERAGE_SECTION, WatchedPolicy
 from edgeqrl.validate.criteria import Verdict
 from edgeqrl.validate.values import value_agreement
 from edgeqrl.validate.verdict import agreement_on, validate
 
+_STATES = {"random": "random actions", "minari": "recorded"}  # what the report calls a source
 _NO_ACTIONS = (
     "A value network chooses no actions, so there is no return to judge and no verdict; "
     "the section `values` says how far its values and their order differ."
@@ -73,9 +77,13 @@ def add_validation(
         )
     report |= {"head": bundle.fact("head"), "scheme": bundle.fact("scheme"), **more()}
     report |= value_facts(bundle, calibration)
+    of_bundle = (CALIBRATION_FACTS, APPLIED_REWRITES)  # those of earlier versions have none
+    report |= {name: bundle.facts[name] for name in of_bundle if name in bundle.facts}
     advice = advise(case_of(bundle, calibration, stated), report)
     report["next"] = {"sentence": advice.sentence, "command": advice.command}
-    others = (CONTRACT_SECTION, *stages.FIRMWARE_SECTIONS)
+    if not earlier.get(CHOICE_SECTION, {"holds": True})["holds"]:  # never silently
+        report["sentence"] = f"{report['sentence']} {earlier[CHOICE_SECTION]['sentence']}"
+    others = (CHOICE_SECTION, CONTRACT_SECTION, *stages.FIRMWARE_SECTIONS)
     kept = {name: found for name, found in earlier.items() if name in others}
     stages.write_report(bundle, report | kept)
     return report
@@ -102,10 +110,16 @@ def _judged(
         declared=declared,
         seed=settings.validation_seed,
     )
-    others = (*judged_seeds(bundle, but=judgement.number), *diagnosed_seeds(bundle))
+    others = (
+        *judged_seeds(bundle, but=judgement.number),
+        *diagnosed_seeds(bundle),
+        *chosen_seeds(bundle),
+    )
+    policy = stages.read_quantized(bundle).integer_policy(is_masked=bundle.fact("is_masked"))
+    watched = WatchedPolicy(quantized_policy, policy)
     report = validate(
         float_policy,
-        quantized_policy,
+        watched,
         make_env,
         declared=declared,
         num_episodes=max(settings.episodes, judgement.num_played),
@@ -117,6 +131,7 @@ def _judged(
     if report["verdict"] != Verdict.NOTHING_TO_PRESERVE:  # else nothing was judged
         record_judgement(bundle, judgement, declared, report["seeds"], report["verdict"])
     report["judgements"] = len(judgements_of(bundle))
+    report[COVERAGE_SECTION] = watched.coverage()
     return report
 
 
@@ -136,7 +151,8 @@ def value_facts(bundle: Bundle, calibration: CalibrationSet) -> dict[str, Any]:
     samples = network_samples(quantized, calibration)
     in_float, integers = run_both(quantized, samples)
     agreements, is_alone = {}, isinstance(quantized.head, ValueHead)
-    states = "recorded" if not calibration.seeds else "random actions" if is_alone else "policy"
+    source = "random" if is_alone and calibration.seeds else calibration.source
+    states = _STATES.get(source, source)
     for name, (output, edge) in edges.items():
         decoded = decode_actions(edge, integers[output])
         columns = decoded.reshape(len(decoded), -1).T
@@ -156,4 +172,6 @@ def case_of(bundle: Bundle, calibration: CalibrationSet, stated: Mapping[str, An
             EnvironmentSpec.from_json(facts)
         except UsageError:
             stated = facts  # imports code, so every command must name it
-    return Case.of_manifest(PLACE, bundle.manifest(), len(calibration.seeds) or None, stated)
+    manifest = bundle.manifest()
+    again = Scheme.from_json(manifest["scheme"]).options() if "scheme" in manifest else []
+    return Case.of_manifest(PLACE, manifest, len(calibration.seeds) or None, stated, again)

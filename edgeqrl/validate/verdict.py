@@ -79,7 +79,7 @@ def validate(
     count = _Count(progress, 2 * len(baseline_seeds) + 2 * num_episodes)
     known = spaces(make_env)
     action_space = known.action_space
-    baseline = _baseline(float_policy, action_space, make_env, baseline_seeds, count)
+    baseline = play_baseline(float_policy, action_space, make_env, baseline_seeds, count.play)
     terms = declared.resolve(
         baseline.float_return.mean, baseline.random_return.mean, baseline.spread, judgement
     )
@@ -96,6 +96,27 @@ def validate(
         if is_final:
             break
     return _report(played, baseline, terms, verdict, seeds, (quantized_policy.name, float_policy.name))
+
+
+def play_baseline(
+    float_policy: Policy,
+    action_space: "gymnasium.Space[Any]",
+    make_env: MakeEnv,
+    seeds: range,
+    play: Callable[[Policy, MakeEnv, range], Rollout] = rollout,
+) -> Baseline:
+    """Play the float policy and random actions; `play` is `rollout`, or what counts its progress."""
+    at_random = play(RandomPolicy(action_space), make_env, seeds)
+    in_float = play(float_policy, make_env, seeds)
+    return Baseline(
+        seeds=tuple(seeds),
+        float_return=bootstrap_interval(in_float.episode_returns, seed=seeds.start),
+        random_return=bootstrap_interval(at_random.episode_returns, seed=seeds.start),
+        advantage=bootstrap_interval(
+            in_float.episode_returns - at_random.episode_returns, confidence=0.9, seed=seeds.start
+        ),
+        spread=float(np.ptp([in_float.episode_returns, at_random.episode_returns])),
+    )
 
 
 def agreement_on(
@@ -231,26 +252,6 @@ def _outputs_of(policy: Policy) -> Outputs | None:
 def _bare(played: Rollout) -> Rollout:
     return Rollout(
         played.seeds, played.episode_returns, played.episode_lengths, played.is_truncated, None, None
-    )
-
-
-def _baseline(
-    float_policy: Policy,
-    action_space: "gymnasium.Space[Any]",
-    make_env: MakeEnv,
-    seeds: range,
-    count: _Count,
-) -> Baseline:
-    at_random = count.play(RandomPolicy(action_space), make_env, seeds)
-    in_float = count.play(float_policy, make_env, seeds)
-    return Baseline(
-        seeds=tuple(seeds),
-        float_return=bootstrap_interval(in_float.episode_returns, seed=seeds.start),
-        random_return=bootstrap_interval(at_random.episode_returns, seed=seeds.start),
-        advantage=bootstrap_interval(
-            in_float.episode_returns - at_random.episode_returns, confidence=0.9, seed=seeds.start
-        ),
-        spread=float(np.ptp([in_float.episode_returns, at_random.episode_returns])),
     )
 
 
