@@ -54,7 +54,7 @@ def _samples(rows: Rows) -> str:
     for scheme in ("int8-bare", "int8"):
         mine = [row for row in rows if row["label"].rsplit(" ", 1)[0] == scheme]
         if mine:
-            lost = [f"{-row['gained'][0]:.1f}" for row in mine]
+            lost = [f"{0.0 - row['gained'][0]:.1f}" for row in mine]
             returns = sum(row["integer_return"][0] for row in mine) / len(mine)
             least = min(row["integer_return"][0] for row in mine)
             cells = [f"{mine[0]['float_return'][0]:.1f}", f"{returns:.1f}", f"{least:.1f}", ", ".join(lost)]

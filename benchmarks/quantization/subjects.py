@@ -79,16 +79,15 @@ class Subject:
         found = whole.rows(np.sort(rows))
         return CalibrationSet(found, whole.env_id, whole.seeds, whole.episode_returns, whole.num_rolled_out)
 
-    def float_returns(self, episodes: int) -> NDArray[np.float64]:
-        """Play the float policy on the judging seeds, once."""
-        known = self._known_returns
-        if len(known.get("float", ())) < episodes:
-            known["float"] = self.returns_of(self.float_policy, episodes)
-        return known["float"][:episodes]
+    def float_returns(self, seeds: range) -> NDArray[np.float64]:
+        """Play the float policy on some of the judging seeds, once."""
+        if seeds not in self._known_returns:
+            self._known_returns[seeds] = self.returns_of(self.float_policy, seeds)
+        return self._known_returns[seeds]
 
-    def returns_of(self, policy: Any, episodes: int) -> NDArray[np.float64]:
-        """Play a policy on the judging seeds."""
-        return rollout(policy, self.make_env, range(JUDGING_SEED, JUDGING_SEED + episodes)).episode_returns
+    def returns_of(self, policy: Any, seeds: range) -> NDArray[np.float64]:
+        """Play a policy, an episode a seed."""
+        return rollout(policy, self.make_env, seeds).episode_returns
 
     def quantized(
         self, scheme: Scheme, calibration: CalibrationSet, converter: Converter, *, seed: int = 0
@@ -98,7 +97,7 @@ class Subject:
         return quantize(self.agent, calibration, scheme=scheme, converter=converter, learning=learning)
 
     @cached_property
-    def _known_returns(self) -> dict[str, NDArray[np.float64]]:
+    def _known_returns(self) -> dict[range, NDArray[np.float64]]:
         return {}
 
     @property
@@ -108,12 +107,16 @@ class Subject:
         return EnvironmentSpec(AGENTS[self.name][1])
 
 
-def played(subject: Subject, quantized: QuantizedPolicy, episodes: int) -> Row:
-    """Return float and integer returns on the same seeds, with 95 % intervals and the one-sided bound."""
+def played(subject: Subject, quantized: QuantizedPolicy, episodes: int, first: int = 0) -> Row:
+    """Return float and integer returns on the same seeds, with 95 % intervals and the one-sided bound.
+
+    first  of the judging seeds
+    """
     policy = quantized.integer_policy()
     integer = HostCPolicy(policy)
-    exact = subject.float_returns(episodes)
-    found = subject.returns_of(integer, episodes)
+    seeds = range(JUDGING_SEED + first, JUDGING_SEED + first + episodes)
+    exact = subject.float_returns(seeds)
+    found = subject.returns_of(integer, seeds)
     gained = found - exact
     return {
         "episodes": episodes,
