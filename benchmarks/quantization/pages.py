@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarks.quantization.cases import CASES
 from benchmarks.quantization.subjects import Row
-from edgeqrl.quantize.scheme import BITS
+from edgeqrl.quantize.scheme import BITS, Scheme
 
 Rows = Sequence[Row]
 
@@ -86,7 +86,7 @@ def _paired(rows: Rows) -> str:
 def _chosen(rows: Rows) -> str:
     lines = []
     for row in rows:
-        what = row.get("choice", {}).get("label", "")
+        what = Scheme.from_json(row["scheme"]).label
         hangs = [c["name"] for c in row.get("criteria") or () if c.get("verdict") != "PASS"]
         verdict = row["verdict"] + (f": {', '.join(hangs)}" if hangs else "")
         lines.append(
