@@ -23,7 +23,9 @@ from tests.oracles import require_module
 
 QUICK = ("cartpole-dqn", "cartpole-gru", "halfcheetah-td3", "lunarlander-ppo")
 NAMES = [
-    pytest.param(agent.name, marks=() if agent.name in QUICK else pytest.mark.slow) for agent in zoo_agents()
+    pytest.param(agent.name, marks=() if agent.name in QUICK else pytest.mark.slow)
+    for agent in zoo_agents()
+    if "fake quantization" not in agent.card["algorithm"]  # what was trained so is not rewritten
 ]
 
 
