@@ -16,8 +16,9 @@ from datetime import date
 from pathlib import Path
 
 from benchmarks.quantization.cases import CASES, Job
-from benchmarks.quantization.pages import fill_page, tables
+from benchmarks.quantization.pages import tables
 from benchmarks.quantization.subjects import Row, Subject
+from benchmarks.verdict_pages import fill_page
 from edgeqrl import __version__
 from edgeqrl.quantize.tflite import Converter
 

@@ -21,8 +21,9 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.quantization.pages import fill_page, markdown
+from benchmarks.quantization.pages import markdown
 from benchmarks.quantization.subjects import CALIBRATION_SEED, Row, Subject
+from benchmarks.verdict_pages import fill_page
 from edgeqrl import __version__
 from edgeqrl.backends.network_policy import NetworkPolicy
 from edgeqrl.calibrate import CalibrationSet

@@ -23,8 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.quantization.pages import fill_page, markdown
+from benchmarks.quantization.pages import markdown
 from benchmarks.quantization.subjects import Row, Subject, interval
+from benchmarks.verdict_pages import fill_page
 from edgeqrl import __version__
 from edgeqrl.backends.host_c import HostCPolicy
 from edgeqrl.environments import EnvironmentSpec

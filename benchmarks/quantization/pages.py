@@ -1,8 +1,6 @@
 """Tables of docs/quantization.md from the rows that were measured."""
 
-import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from benchmarks.quantization.cases import CASES
 from benchmarks.quantization.subjects import Row
@@ -18,17 +16,6 @@ def tables(rows: Rows, made: str) -> dict[str, str]:
         "quantization targets": f"*{made}*\n\n{_targets(by_case)}",
         "textbook": f"*{made}*\n\n{_textbook(by_case['textbook'])}",
     }
-
-
-def fill_page(page: Path, found: dict[str, str]) -> None:
-    """Write each table between the page's two comments of its name."""
-    text = page.read_text()
-    for marker, table in found.items():
-        place = re.compile(rf"(<!-- {marker} -->\n).*?(<!-- end {marker} -->)", re.DOTALL)
-        if len(place.findall(text)) != 1:
-            raise SystemExit(f"{page} has no place for '{marker}'")
-        text = place.sub(lambda at, table=table: f"{at[1]}{table}\n{at[2]}", text)
-    page.write_text(text)
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
