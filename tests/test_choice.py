@@ -112,6 +112,20 @@ def test_choice_is_for_one_calibration_and_one_preprocessing(bundle: Path) -> No
     assert changed == [{"preprocessing"}, {"calibration"}]
 
 
+@pytest.mark.parametrize(
+    "changed", [{"name": "other"}, {"clock_hz": 10**6}, {"core": "cortex-m0plus"}, {"regions": ()}], ids=str
+)
+def test_choice_is_for_a_boards_figures_and_not_for_its_name_alone(
+    bundle: Path, changed: dict[str, Any]
+) -> None:
+    opened, settings = open_bundle(bundle), Settings(search=SearchOptions())
+    key = choice_key(opened, settings, board("mps2-an386"))
+    assert json.loads(json.dumps(key)) == key
+    assert choice_key(opened, settings, board("mps2-an386")) == key
+    assert choice_key(opened, settings, replace(board("mps2-an386"), title="A title")) == key
+    assert choice_key(opened, settings, replace(board("mps2-an386"), **changed)) != key
+
+
 def test_choice_of_which_another_network_comes_is_made_anew(bundle: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(bundle, tmp_path / "other"))
     manifest = json.loads((folder / "manifest.json").read_text())

@@ -109,7 +109,7 @@ def choice_key(bundle: Bundle, settings: Settings, board: "Board | None") -> dic
         "agent": bundle.fact("weights_sha256"),
         "head": bundle.fact("head"),
         "environment": bundle.fact("environment"),
-        "board": None if board is None else board.name,
+        "board": None if board is None else _budget_of(board),
         "control_period_s": read_contract_facts(bundle).control_period_s,
         "terms": settings.declared.canonical(),
         "calibration": bundle.sha256_of(CALIBRATION),
@@ -117,6 +117,17 @@ def choice_key(bundle: Bundle, settings: Settings, board: "Board | None") -> dic
         "learned": [learning.rounds, learning.steps, learning.episodes, learning.seed],
         "is_unpacked": settings.is_unpacked,
         **settings.search.asked(),
+    }
+
+
+def _budget_of(board: "Board") -> dict[str, Any]:
+    """Return what a choice depends on of a board: its file may change, or be another's of the same name."""
+    return {
+        "name": board.name,
+        "core": board.core,
+        "clock_hz": board.clock_hz,
+        "flash_bytes": board.flash_bytes,
+        "ram_bytes": board.ram_bytes,
     }
 
 
