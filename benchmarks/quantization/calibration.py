@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.quantization.pages import markdown
-from benchmarks.quantization.subjects import CALIBRATION_SEED, Row, Subject
+from benchmarks.quantization.subjects import CALIBRATION_SEED, Row, Subject, judging_seeds
 from benchmarks.verdict_pages import fill_page
 from edgeqrl import __version__
 from edgeqrl.backends.network_policy import NetworkPolicy
@@ -125,12 +125,12 @@ def measure(job: Job, subject: Subject, converter: Converter, episodes: int) -> 
         "margin": margin_of(subject, episodes),
         "episodes": episodes,
     }
-    exact = subject.float_returns(episodes)
+    exact = subject.float_returns(judging_seeds(episodes))
     row["float_return"] = float(exact.mean())
     for scheme in COMPARED:
         policy = subject.quantized(SCHEMES[scheme], calibration, converter).integer_policy()
         integer = NetworkPolicy(Reference(policy.network), policy, name="reference")
-        found = subject.returns_of(integer, episodes)
+        found = subject.returns_of(integer, judging_seeds(episodes))
         row[scheme] = {"lost": float((exact - found).mean()), "integer_return": float(found.mean())}
     return row
 
@@ -140,7 +140,7 @@ def margin_of(subject: Subject, episodes: int) -> float:
     actor = RandomPolicy(spaces(subject.make_env).action_space)
     seeds = range(RANDOM_SEED, RANDOM_SEED + episodes)
     at_random = float(rollout(actor, subject.make_env, seeds).episode_returns.mean())
-    exact = float(subject.float_returns(episodes).mean())
+    exact = float(subject.float_returns(judging_seeds(episodes)).mean())
     return MARGIN * min(abs(exact - at_random), abs(exact))
 
 

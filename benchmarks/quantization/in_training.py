@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.quantization.pages import markdown
-from benchmarks.quantization.subjects import Row, Subject, interval
+from benchmarks.quantization.subjects import Row, Subject, interval, judging_seeds
 from benchmarks.verdict_pages import fill_page
 from edgeqrl import __version__
 from edgeqrl.backends.host_c import HostCPolicy
@@ -128,11 +128,11 @@ def measured(
     for scheme, key in keys.items():
         if key in known:
             continue
-        returns = subject.float_returns(episodes)
+        returns = subject.float_returns(judging_seeds(episodes))
         if scheme is not None:
             chosen = Scheme() if scheme == "trained" else SCHEMES[scheme]
             quantized = subject.quantized(chosen, subject.calibration(0), converter)
-            returns = subject.returns_of(HostCPolicy(quantized.integer_policy()), episodes)
+            returns = subject.returns_of(HostCPolicy(quantized.integer_policy()), judging_seeds(episodes))
         _tell(f"{key}: {np.mean(returns):.1f}")
         yield {
             "key": key,

@@ -114,7 +114,7 @@ def played(subject: Subject, quantized: QuantizedPolicy, episodes: int, first: i
     """
     policy = quantized.integer_policy()
     integer = HostCPolicy(policy)
-    seeds = range(JUDGING_SEED + first, JUDGING_SEED + first + episodes)
+    seeds = judging_seeds(episodes, first)
     exact = subject.float_returns(seeds)
     found = subject.returns_of(integer, seeds)
     gained = found - exact
@@ -126,6 +126,11 @@ def played(subject: Subject, quantized: QuantizedPolicy, episodes: int, first: i
         "lower_bound": bootstrap_interval(gained, confidence=0.9, seed=0).low,  # one-sided 95 %
         "worst": float(gained.min()),
     }
+
+
+def judging_seeds(episodes: int, first: int = 0) -> range:
+    """Return the seeds of that many episodes; `first` of them are left out."""
+    return range(JUDGING_SEED + first, JUDGING_SEED + first + episodes)
 
 
 def interval(values: NDArray[np.float64]) -> list[float]:
