@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.compile_cache import build_once
+
 C_DIR = Path(__file__).parent / "c"
 ZIG = (sys.executable, "-m", "ziglang")
 _KINDS = """
@@ -52,6 +54,12 @@ def run(argv: Sequence[str], folder: Path, stdin: bytes = b"", timeout_s: float 
     )
     assert result.returncode == 0, f"{' '.join(argv)}\n{result.stdout.decode()}{result.stderr.decode()}"
     return result.stdout.decode()
+
+
+def build(argv: Sequence[str], folder: Path) -> None:
+    """Compile and link to success; units that were compiled before, for any test, are taken from there."""
+    done = build_once(list(argv), folder)
+    assert done.returncode == 0, f"{' '.join(argv)}\n{done.stdout}{done.stderr}"
 
 
 def compile_objects(argv: Sequence[str], files: Sequence[str], folder: Path) -> list[str]:

@@ -21,12 +21,9 @@ from firmware_export.emit.render import _c_row
 from firmware_export.emit.weights import UNPACKED
 from firmware_export.toolchain import host_compiler
 from tests.c_build import (
-    C_ONLY_WARNINGS,
-    WARNINGS,
     ZIG,
     c_compiler,
     compile_objects,
-    cxx_compiler,
     run,
     write_files,
 )
@@ -103,12 +100,15 @@ def address(values: Array) -> ctypes.c_void_p:
     return ctypes.c_void_p(values.ctypes.data)
 
 
-def require_clean(folder: Path, compiler: str, files: Sequence[str], found: Sequence[Case]) -> None:
-    """Run all cases under sanitizers: the kernels in 16-bit halves, on memory of exact sizes."""
+def require_clean(
+    folder: Path, compiler: str, files: Sequence[str], found: Sequence[Case], *, long_multiply: int = 0
+) -> None:
+    """Run all cases under sanitizers: the kernels, in 16-bit halves or not, on memory of exact sizes."""
     write_files(folder, {**RUNTIME, "cases.c": program(found)})
-    argv = [*c_compiler(compiler), "-std=c99", "-g"]
+    argv = [*c_compiler(compiler), "-std=c99", "-g1"]
     sanitize = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    objects = compile_objects([*argv, "-O1", *sanitize, "-DEQRL_HAS_LONG_MULTIPLY=0"], files, folder)
+    kernels = [*argv, "-O1", *sanitize, f"-DEQRL_HAS_LONG_MULTIPLY={long_multiply}"]
+    objects = compile_objects(kernels, files, folder)
     objects += compile_objects([*argv, "-O0"], ["cases.c"], folder)
     run([*argv, *sanitize, *objects, "-o", "program"], folder)
     assert run(["./program"], folder) == "passed\n"
@@ -139,6 +139,9 @@ static void *copied(const void *bytes, size_t size)
 """
 
 
+_OCTAL = [f"\\{byte:03o}" for byte in range(256)]
+
+
 def _case_function(number: int, case: Case) -> str:
     code = case.code
     data = [code.block, *(np.ascontiguousarray(v).tobytes() for v in case.inputs), case.expected.tobytes()]
@@ -146,8 +149,8 @@ def _case_function(number: int, case: Case) -> str:
     text = f"\nstatic void case_{number}(void)\n{{\n"
     for name, content in zip(names, data, strict=True):
         if content:
-            values = ", ".join(str(byte) for byte in content)
-            text += f"    static const unsigned char {name}_bytes[] = {{{values}}};\n"
+            values = "".join(_OCTAL[byte] for byte in content)  # faster to compile than numbers
+            text += f'    static const unsigned char {name}_bytes[{len(content)}] = "{values}";\n'
             text += f"    void *const {name} = copied({name}_bytes, sizeof {name}_bytes);\n"
     text += f"    void *const output = malloc({case.expected.nbytes}u);\n"
     for i, call in enumerate(code.all_calls(len(case.inputs))):
@@ -222,16 +225,6 @@ def require_same_trace(library: ctypes.CDLL, found: Sequence[Case]) -> None:
         traces.add((library.trace_hash(), library.trace_blocks()))
     assert len(traces) == 1, found[0].layer
     assert traces.pop()[1] > 5, "the coverage hook was not called"
-
-
-def compile_strictly(folder: Path, files: Sequence[str], compiler: str) -> None:
-    """Compile as C99, C11 and C++17 with all the warnings that we promise to be free of."""
-    write_files(folder, RUNTIME)
-    for standard in ("c99", "c11"):
-        flags = [f"-std={standard}", "-O2", *WARNINGS, *C_ONLY_WARNINGS]
-        compile_objects([*c_compiler(compiler), *flags], files, folder)
-    flags = ["-std=c++17", "-O2", *WARNINGS, "-x", "c++"]
-    compile_objects([*cxx_compiler(compiler), *flags], files, folder)
 
 
 def undefined_symbols(

@@ -1,4 +1,4 @@
-"""One converter for all tests of a session: importing TensorFlow takes longer than most conversions."""
+"""What all tests share: one converter, as importing TensorFlow takes long, and compiled objects."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -8,6 +8,9 @@ import pytest
 from edgeqrl.backends.worker import Worker
 from edgeqrl.errors import ConverterError
 from edgeqrl.quantize import tflite
+from firmware_export import build
+from firmware_export.linux import package
+from tests.compile_cache import build_once
 
 _idle: list[Worker] = []  # of closed converters, warm or getting so
 
@@ -68,3 +71,11 @@ def _one_converter() -> Iterator[None]:
         yield
     for worker in _idle:
         worker.close()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _objects_once() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (build, package):
+            patch.setattr(module, "run_compiler", build_once)
+        yield

@@ -1,6 +1,6 @@
 """Networks as people build them, through every door of the TFLite converter; one process makes all.
 
-    python -m tests.converter_models OUT.pickle NAME...     # or no names: all of them
+    python -m tests.converter_models OUT.pickle
 
 OUT is a pickled dict: name -> the `.tflite` file, or why the converter refused. TensorFlow is needed here
 and nowhere in the tests that read the files.
@@ -344,7 +344,7 @@ BUILDERS: dict[str, Builder] = {
     "reshaping": reshaping,
 }
 
-# In float32, with the names of tensors that the int8 twin of `BUILDERS` has; made only when named.
+# In float32, with the names of tensors that the int8 twin of `BUILDERS` has.
 FLOAT_BUILDERS: dict[str, Builder] = {
     f"{name} float32": builder
     for name, builder in {
@@ -372,19 +372,19 @@ FLOAT_BUILDERS: dict[str, Builder] = {
 }
 
 
-def main(out: str, names: list[str]) -> None:
+def main(out: str) -> None:
     """Make the files."""
     import tensorflow as tf
 
     made: dict[str, bytes | str] = {}
-    for name in names or BUILDERS:
+    for name, builder in (BUILDERS | FLOAT_BUILDERS).items():
         try:
-            made[name] = (BUILDERS | FLOAT_BUILDERS)[name](tf)
+            made[name] = builder(tf)
         except Exception as error:  # the converter's, of any class
             made[name] = " ".join(f"{type(error).__name__}: {error}".split())[:300]
     Path(out).write_bytes(pickle.dumps(made))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    main(sys.argv[1])
     os._exit(0)  # tearing TensorFlow down takes long

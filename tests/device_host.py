@@ -14,12 +14,12 @@ from edgeqrl.network.integer_policy import IntegerPolicy
 from firmware_export.build import _glue, _port_files
 from firmware_export.contract import ContractFacts, FailSafe
 from firmware_export.emit import c_sources, export_sources, make_contract, make_golden
-from tests.c_build import C_DIR, c_compiler, run, write_files
+from tests.c_build import C_DIR, build, c_compiler, write_files
 from tests.c_policies import random_observations, random_policy
 from tests.device_policies import whole_observations
 from tests.firmware import board
 
-SANITIZE = ("-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+SANITIZE = ("-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 CORE = ("eqrl_frame.c", "eqrl_device.c", "eqrl_frame.h", "eqrl_device.h", "eqrl_port.h")
 TICK_HZ = 1_000_000
 PERIOD_TICKS, TIMEOUT_TICKS = 20_000, 40_000
@@ -46,7 +46,6 @@ _NAMES = """
     stack_free_bytes uptime_ms
 """
 STATS_NAMES = _NAMES.split()
-_runtime_objects: dict[tuple[str | bytes, ...], bytes] = {}
 
 
 def frame(kind: int, sequence: int, payload: bytes) -> bytes:
@@ -112,25 +111,8 @@ def build_device(
     units = write_device(folder, policy, stated, changed)
     argv = [*c_compiler(compiler), "-std=c99", "-Wall", "-Wextra", "-Werror", *flags]
     argv += ['-DEQRL_BOARD_NAME="host"', "-I."]
-    units = [_runtime_object(folder, argv, path) if _is_runtime(path) else path for path in units]
-    run([*argv, *units, program, "-o", "program"], folder)
+    build([*argv, *units, program, "-o", "program"], folder)
     return folder / "program"
-
-
-def _is_runtime(path: str) -> bool:
-    return path.startswith("eqrl_") and path not in CORE
-
-
-def _runtime_object(folder: Path, argv: Sequence[str], path: str) -> str:
-    """Return the object of a runtime file; all devices of a session share its compilation."""
-    read = [folder / path, *sorted(folder.glob("eqrl*.h"))]
-    content = b"".join(source.read_bytes() for source in read if source.name != "eqrl_port_policy.h")
-    key = (*argv, path, content)
-    if key not in _runtime_objects:
-        run([*argv, "-c", path, "-o", f"{path}.o"], folder)
-        _runtime_objects[key] = (folder / f"{path}.o").read_bytes()
-    (folder / f"{path}.o").write_bytes(_runtime_objects[key])
-    return f"{path}.o"
 
 
 class HostDevice:

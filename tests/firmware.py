@@ -3,14 +3,11 @@
 Processes share what they built, in build/test_firmware, under a hash of all that goes in.
 """
 
-import fcntl
 import hashlib
 import os
 import pickle
 import shutil
-import time
 from collections.abc import Container, Iterable
-from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn
@@ -29,6 +26,7 @@ from firmware_export.emit import export_sources
 from firmware_export.emit.golden import make_golden
 from firmware_export.toolchain import Compiler, find_compiler
 from tests.c_policies import random_observations, random_policy
+from tests.shared_files import SharedFiles
 
 BOARDS = ("mps2-an386", "rpi-pico")
 BOARDS_FOLDER = data_folder("boards")
@@ -110,30 +108,17 @@ def sources() -> dict[str, bytes]:
 def firmware(board_name: str, compiler: str = "zig") -> Firmware:
     """Build it, or take what another process built of the same bytes."""
     target, chosen = board(board_name), cross_compiler(compiler)
-    inputs = (_CODE, sources(), target, chosen)
-    place = _SHARED / hashlib.sha256(repr(inputs).encode()).hexdigest()
-    _SHARED.mkdir(parents=True, exist_ok=True)
-    with place.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # another one may be building it
-        if place.exists() and _code_sha256() == _CODE:
-            found = pickle.loads(place.read_bytes())
+    key = hashlib.sha256(repr((_CODE, sources(), target, chosen)).encode()).hexdigest()
+    with _SHARED.making(key):
+        kept = _SHARED.get(key)
+        if kept is not None and _code_sha256() == _CODE:
+            found = pickle.loads(kept)
             assert isinstance(found, Firmware)
             return found
         built = compile_firmware(sources(), target, compiler=chosen, with_selftest=True)
         if _code_sha256() == _CODE:  # else somebody edits it, and no hash tells what was built
-            _store(place, built)
+            _SHARED.put(key, pickle.dumps(built))
     return built
-
-
-def _store(place: Path, content: Firmware) -> None:
-    """Write a whole file or none, and forget those of days ago."""
-    for old in _SHARED.iterdir():
-        with suppress(FileNotFoundError):  # another one forgets them, too
-            if time.time() - old.stat().st_mtime > 2 * 86_400:
-                old.unlink()
-    partial = place.with_suffix(f".{os.getpid()}")
-    partial.write_bytes(pickle.dumps(content))
-    partial.replace(place)
 
 
 def _code_sha256() -> str:
@@ -146,5 +131,5 @@ def _code_sha256() -> str:
     return digest.hexdigest()
 
 
-_SHARED = Path(__file__).parent.parent / "build" / "test_firmware"
+_SHARED = SharedFiles("test_firmware")
 _CODE = _code_sha256()

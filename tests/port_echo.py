@@ -6,7 +6,7 @@ import select
 import subprocess
 import tempfile
 import time
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -31,7 +31,7 @@ typedef struct { uint32_t word; } eqrl_port_action_t;
 """
 
 
-@lru_cache(maxsize=32)
+@cache  # some KB each
 def echo(board_name: str, compiler: str = "zig") -> Firmware:
     """Build it, without a warning and with the core's instructions only."""
     target, chosen = board(board_name), cross_compiler(compiler)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from edgeqrl.errors import BoardFitError, MissingToolError, UsageError
-from firmware_export import toolchain
+from firmware_export import build, toolchain
 from firmware_export.board import CORES, Board
 from firmware_export.build import _command, _glue, _port_files, compile_firmware
 from firmware_export.elf import read_elf
@@ -33,7 +33,6 @@ from tests.firmware import (
     sources,
 )
 
-GCC = pytest.param("arm-none-eabi-gcc", marks=pytest.mark.slow)
 # The others are loaded where they run: test_ports_riscv.py.
 BOARDS_WITH_FLASH = tuple(name for name in ALL_BOARDS if board(name).code_region is None)
 # Each source of a port, in one board that has it.
@@ -50,10 +49,14 @@ def shrunk(target: Board, kind: str, size: int) -> Board:
     return replace(target, regions=regions)
 
 
-@pytest.mark.parametrize("compiler", ["zig", GCC])
-@pytest.mark.parametrize("name", BOARDS)
-def test_same_sources_give_the_same_bytes_and_no_path(name: str, compiler: str) -> None:
+@pytest.mark.parametrize("by_gcc", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["zig", "gcc"])
+@pytest.mark.parametrize("name", [*BOARDS, "riscv-virt"])
+def test_same_sources_give_the_same_bytes_and_no_path(
+    name: str, by_gcc: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler = gcc_of(name) if by_gcc else "zig"
     first = firmware(name, compiler)
+    monkeypatch.setattr(build, "run_compiler", run_compiler)  # in one call, as users do
     second = compile_firmware(sources(), board(name), compiler=cross_compiler(compiler), with_selftest=True)
     assert (first.elf, first.bin) == (second.elf, second.bin)
     for trace in (b"/tmp", b"/home", b"/root", b"ziglang", b"edgeqrl-", b".debug"):

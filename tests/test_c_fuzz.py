@@ -13,13 +13,13 @@ from edgeqrl.network.integer_policy import IntegerPolicy
 from edgeqrl.network.memory import FrameStack
 from firmware_export.emit import c_sources, export_sources
 from firmware_export.emit.params import build_params
-from tests.c_build import C_DIR, LIBFUZZER_MEMORY, c_compiler, run, write_files
+from tests.c_build import C_DIR, LIBFUZZER_MEMORY, build, c_compiler, run, write_files
 from tests.c_policies import random_policy
 from tests.c_quality import wide_network
 from tests.c_whole_policies import random_whole_policy
 from tests.firmware import one_by_default
 
-SANITIZE = ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+SANITIZE = ["-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 ENTRIES = 10  # of fuzz_policy.c
 LIBFUZZER_RUNS = 300_000  # for each policy
 
@@ -78,26 +78,13 @@ def glue(policy: IntegerPolicy) -> bytes:
     return "\n".join([*lines, ""]).encode()
 
 
-def build(folder: Path, policy: IntegerPolicy, argv: list[str]) -> None:
+def build_fuzzer(folder: Path, policy: IntegerPolicy, argv: list[str]) -> None:
     """Compile the fuzzer of a policy to ./program."""
     files = export_sources(policy, b"")
     write_files(folder, files | {"fuzz_glue.h": glue(policy)})
     (folder / "fuzz_policy.c").write_bytes((C_DIR / "fuzz_policy.c").read_bytes())
-    run(
-        [
-            *argv,
-            "-std=c99",
-            "-Wall",
-            "-Wextra",
-            "-Werror",
-            *SANITIZE,
-            *c_sources(files),
-            "fuzz_policy.c",
-            "-o",
-            "program",
-        ],
-        folder,
-    )
+    checks = ["-std=c99", "-Wall", "-Wextra", "-Werror", *SANITIZE]
+    build([*argv, *checks, *c_sources(files), "fuzz_policy.c", "-o", "program"], folder)
 
 
 def require_executions(folder: Path, count: int) -> None:
@@ -115,7 +102,7 @@ def require_executions(folder: Path, count: int) -> None:
     ),
 )
 def test_any_bytes_are_answered_or_refused(tmp_path: Path, kind: str) -> None:
-    build(tmp_path, policies()[kind], [*c_compiler("clang"), "-O1"])
+    build_fuzzer(tmp_path, policies()[kind], [*c_compiler("clang"), "-O1"])
     require_executions(tmp_path, 20_000)
 
 
@@ -124,7 +111,7 @@ def test_any_bytes_are_answered_or_refused(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize("kind", policies())
 def test_millions_of_inputs_are_answered_or_refused(tmp_path: Path, kind: str, compiler: str) -> None:
     level = "-O2" if compiler == "gcc" else "-O3"
-    build(tmp_path, policies()[kind], [*c_compiler(compiler), level])
+    build_fuzzer(tmp_path, policies()[kind], [*c_compiler(compiler), level])
     require_executions(tmp_path, 10**7 // (2 * len(policies())))
 
 
@@ -132,7 +119,7 @@ def test_millions_of_inputs_are_answered_or_refused(tmp_path: Path, kind: str, c
 @pytest.mark.parametrize("kind", policies())
 def test_libfuzzer_finds_nothing(tmp_path: Path, kind: str) -> None:
     argv = [*c_compiler("clang"), "-O1", "-DFUZZ_WITH_LIBFUZZER", "-fsanitize=fuzzer"]
-    build(tmp_path, policies()[kind], argv)
+    build_fuzzer(tmp_path, policies()[kind], argv)
     (tmp_path / "corpus").mkdir()
     for entry in range(ENTRIES):  # the linked-in params, for every entry
         blob = bytes([entry]) + build_params(policies()[kind])

@@ -9,6 +9,7 @@ from tests.c_build import C_ONLY_WARNINGS, WARNINGS, c_compiler, compile_objects
 from tests.c_quality import ROOT, RUNTIME, SUPPRESSIONS, Image, cppcheck_findings, tidy_findings, write_images
 
 MODES = {"c99": "-std=c99", "c11": "-std=c11", "c++17": "-std=c++17"}
+DEFAULT = (("gcc", "c99", 1), ("gcc", "c11", 1), ("gcc", "c++17", 1), ("clang", "c++17", 0))
 _MISRA = re.compile(r"(.*): misra-c2012-([0-9.]+): ")
 
 
@@ -24,14 +25,13 @@ def compile_strictly(folder: Path, files: list[str], compiler: str, mode: str, *
 @pytest.mark.parametrize(
     ("compiler", "mode", "long_multiply"),
     [
-        ("gcc", "c99", 1),
-        ("clang", "c++17", 0),
+        *DEFAULT,
         *(
             pytest.param(compiler, mode, long_multiply, marks=pytest.mark.slow)
             for compiler in ("gcc", "clang", "zig")
             for mode in MODES
             for long_multiply in (0, 1)
-            if (compiler, mode, long_multiply) not in (("gcc", "c99", 1), ("clang", "c++17", 0))
+            if (compiler, mode, long_multiply) not in DEFAULT
         ),
     ],
 )

@@ -18,7 +18,7 @@ from tests.c_build import C_DIR, c_compiler, run, write_files
 from tests.test_random_networks import network, random_inputs
 
 DTYPES = ("INT8", "INT16")
-SANITIZE = ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+SANITIZE = ["-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 RUNTIME = runtime_sources()
 SAMPLES = 16
 

@@ -18,7 +18,7 @@ from edgeqrl.network.memory import FrameStack, seed_memory
 from edgeqrl.network.reference import Reference
 from firmware_export.emit import c_sources, export_sources, make_golden
 from firmware_export.toolchain import HostCompiler
-from tests.c_build import C_ONLY_WARNINGS, WARNINGS, c_compiler, cxx_compiler, run, write_files
+from tests.c_build import C_ONLY_WARNINGS, WARNINGS, build, c_compiler, cxx_compiler, run, write_files
 from tests.c_whole_policies import HEADS, any_whole_policy, played, random_parts, random_whole_policy
 from tests.firmware import one_by_default
 
@@ -206,7 +206,7 @@ def test_self_tests_pass_under_sanitizers_without_a_warning(kind: str, compiler:
     warnings = [*WARNINGS, *C_ONLY_WARNINGS]
     files = [*c_sources(sources), "main.c"]
     command = [*c_compiler(compiler), "-std=c99", "-O1", *checks, *warnings, "-I.", *files, "-o", "program"]
-    run(command, tmp_path)
+    build(command, tmp_path)
     assert run(["./program"], tmp_path).strip() == "passed"
 
 

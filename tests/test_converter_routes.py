@@ -1,8 +1,5 @@
 """Files from every door of the converter: each reads, and gives the integers that the runtimes give."""
 
-import pickle
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -13,10 +10,10 @@ from edgeqrl.errors import EdgeQRLError
 from edgeqrl.network.compare import mixed_inputs
 from edgeqrl.network.read_tflite import parse_tflite, read_tflite, read_with_edges
 from edgeqrl.network.reference import Reference
+from tests.converted import converted
 from tests.converter_models import BUILDERS
 from tests.oracles import answers
 
-ROOT = Path(__file__).parent.parent
 DATA = Path(__file__).parent / "data"
 
 # Which backend must agree; TFLite Micro wherever it can run the file.
@@ -30,14 +27,8 @@ MEASURES = {
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes | str]:
-    """Convert everything in one process, as TensorFlow takes seconds to load."""
-    out = tmp_path_factory.mktemp("converted") / "models.pickle"
-    command = [sys.executable, "-m", "tests.converter_models", str(out)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=600)
-    assert done.returncode == 0, done.stderr[-2000:]
-    made: dict[str, bytes | str] = pickle.loads(out.read_bytes())
-    return made
+def files() -> dict[str, bytes | str]:
+    return {name: converted()[name] for name in BUILDERS}
 
 
 def require_equal_to(runtime: str, tflite: bytes, samples: int) -> None:

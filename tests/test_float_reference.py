@@ -1,8 +1,5 @@
 """The float reference computes what LiteRT does, row by row, and lets everything be seen and changed."""
 
-import pickle
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ from numpy.typing import NDArray
 from edgeqrl.errors import DataError, EdgeQRLError, UnsupportedOperatorError
 from edgeqrl.network.float_operators import MAKE
 from edgeqrl.network.float_reference import BLOCK, FloatReference
+from tests.converted import converted
 from tests.converter_models import FLOAT_BUILDERS
 from tests.oracles import many_answers
 from tests.tflite_writer import TFLiteWriter, random_dense_tflite, random_float_tflite, single_operator
@@ -212,16 +210,6 @@ def require_close(ours: NDArray[Any], theirs: Any, what: str) -> None:
     assert np.abs(ours - expected).max() <= 1e-5 * scale, what
 
 
-@pytest.fixture(scope="module")
-def converted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    out = tmp_path_factory.mktemp("float") / "models.pickle"
-    command = [sys.executable, "-m", "tests.converter_models", str(out), *FLOAT_BUILDERS]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=600)
-    assert done.returncode == 0, done.stderr[-2000:]
-    made: dict[str, bytes] = pickle.loads(out.read_bytes())
-    return made
-
-
 def test_single_operators_equal_litert() -> None:
     tables = [*((name, case, False) for name, case in CASES.items())]
     tables += [(name, case, True) for name, case in POSITIVE.items()]
@@ -247,8 +235,8 @@ def test_every_operator_has_a_case() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(FLOAT_BUILDERS))
-def test_a_converted_network_equals_litert(converted: dict[str, bytes], name: str) -> None:
-    tflite = converted[name]
+def test_a_converted_network_equals_litert(name: str) -> None:
+    tflite = converted()[name]
     assert isinstance(tflite, bytes), tflite
     reference = FloatReference(tflite)
     inputs = random_inputs(reference, 20)
@@ -258,10 +246,10 @@ def test_a_converted_network_equals_litert(converted: dict[str, bytes], name: st
         require_close(mine, other, name)
 
 
-def test_a_row_depends_on_itself_alone(converted: dict[str, bytes]) -> None:
+def test_a_row_depends_on_itself_alone() -> None:
     """Neither other rows nor their number change a bit of it; its place in a block may, the last ones."""
     files = [random_float_tflite(RNG, (5, 37, 19, 3), ("RELU", "TANH", "NONE"))]
-    files += [converted[f"{name} float32"] for name in ("image", "layer norm", "GRU step", "depthwise")]
+    files += [converted()[f"{name} float32"] for name in ("image", "layer norm", "GRU step", "depthwise")]
     for tflite in files:
         reference = FloatReference(tflite)
         inputs = random_inputs(reference, 150)

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from itertools import combinations, pairwise
@@ -19,6 +18,7 @@ from edgeqrl.errors import DataError, UsageError
 from edgeqrl.inspect import LayerFacts, NetworkFacts, TensorFacts, inspect
 from edgeqrl.layered import Drawing, lay_out
 from edgeqrl.picture import MAX_LAYERS, draw, shortened
+from tests.firmware import require_tool
 from tests.gru_network import gru_step
 from tests.tflite_writer import TFLiteWriter, random_float_tflite, single_operator
 
@@ -327,9 +327,7 @@ def test_picture_of_too_much_is_refused() -> None:
 
 @pytest.mark.slow
 def test_pictures_are_rendered_by_others(tmp_path: Path) -> None:
-    command = shutil.which("rsvg-convert")
-    if command is None:
-        pytest.skip("rsvg-convert is not installed")
+    command = require_tool("rsvg-convert")
     for name, data in (("chain", CHAIN.read_bytes()), ("gru", GRU), ("float", float_tflite())):
         (tmp_path / f"{name}.svg").write_text(draw(inspect(data), name))
         image = tmp_path / f"{name}.png"

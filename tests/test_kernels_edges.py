@@ -37,12 +37,10 @@ from tests.c_kernels import (
     RUNTIME,
     address,
     compile_runtime,
-    compile_strictly,
     compile_traced,
     on_all_cores,
     undefined_symbols,
 )
-from tests.firmware import one_by_default
 from tests.random_edges import random_action_edge, random_affine_edge, random_outputs, special_floats
 from tests.random_images import random_image
 
@@ -384,11 +382,6 @@ def test_no_core_needs_a_library(tmp_path: Path, targets: list[tuple[str, ...]],
         if not name.startswith("eqrl_") and name not in allowed
     }
     assert not foreign
-
-
-@pytest.mark.parametrize("compiler", one_by_default(("gcc", "clang", "zig"), ("gcc",)))
-def test_kernels_compile_without_a_warning(tmp_path: Path, compiler: str) -> None:
-    compile_strictly(tmp_path, FILES, compiler)
 
 
 def test_flags_of_a_range_and_of_a_policys_own_clip_differ() -> None:

@@ -30,16 +30,15 @@ from firmware_export.emit import c_sources, export_sources
 from firmware_export.emit.kernels import layer_code
 from firmware_export.emit.kernels.linear import pack_linear, unpack_linear
 from firmware_export.emit.packing import Kernel
-from tests.c_build import C_ONLY_WARNINGS, WARNINGS, c_compiler, compile_objects, run, write_files
+from tests.c_build import C_ONLY_WARNINGS, WARNINGS, c_compiler, compile_objects, write_files
 from tests.c_kernels import (
     RUNTIME,
     Case,
     cases,
     compile_runtime,
-    compile_strictly,
     compile_traced,
     on_all_cores,
-    program,
+    require_clean,
     require_equal,
     require_same_trace,
     undefined_symbols,
@@ -320,10 +319,7 @@ def test_a_convolution_whose_clamp_could_overflow_is_refused() -> None:
 def test_kernels_pass_under_sanitizers(tmp_path: Path, compiler: str, count: int) -> None:
     kinds = [(kind, dtype, is_it) for kind in LAYERS for dtype in DTYPES for is_it in (False, True)]
     found = [case for kind, dtype, is_it in kinds for case in drawn(kind, dtype, count, is_asymmetric=is_it)]
-    write_files(tmp_path, {**RUNTIME, "program.c": program(found)})
-    sanitize = ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    run([*c_compiler(compiler), "-std=c99", *sanitize, *FILES, "program.c", "-o", "program"], tmp_path)
-    assert run(["./program"], tmp_path) == "passed\n"
+    require_clean(tmp_path, compiler, FILES, found, long_multiply=1)
 
 
 @pytest.mark.parametrize("level", ["-O2", pytest.param("-Os", marks=pytest.mark.slow)])
@@ -341,11 +337,6 @@ def test_all_inputs_take_the_same_blocks(tmp_path: Path, compiler: str, level: s
 @on_all_cores
 def test_no_core_needs_a_library(tmp_path: Path, targets: list[tuple[str, ...]], level: str) -> None:
     assert undefined_symbols(tmp_path, FILES, level, targets) == {}
-
-
-@pytest.mark.parametrize("compiler", one_by_default(("gcc", "clang", "zig"), ("gcc",)))
-def test_kernels_compile_without_a_warning(tmp_path: Path, compiler: str) -> None:
-    compile_strictly(tmp_path, FILES, compiler)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

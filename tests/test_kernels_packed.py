@@ -31,15 +31,13 @@ from firmware_export.emit.weights import (
     weight_bytes,
 )
 from firmware_export.emulators.unicorn_engine import UNICORN_CORES
-from tests.c_build import c_compiler, run, write_files
 from tests.c_kernels import (
     RUNTIME,
     Case,
     compile_runtime,
-    compile_strictly,
     compile_traced,
     on_all_cores,
-    program,
+    require_clean,
     require_equal,
     require_same_trace,
     undefined_symbols,
@@ -275,10 +273,7 @@ def test_packed_layers_are_as_small_as_promised() -> None:
 )
 def test_kernels_pass_under_sanitizers(tmp_path: Path, compiler: str, count: int) -> None:
     found = [case for kind, dtype, bits in ALL for case in drawn(kind, dtype, bits, count)]
-    write_files(tmp_path, {**RUNTIME, "program.c": program(found)})
-    sanitize = ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    run([*c_compiler(compiler), "-std=c99", *sanitize, *FILES, "program.c", "-o", "program"], tmp_path)
-    assert run(["./program"], tmp_path) == "passed\n"
+    require_clean(tmp_path, compiler, FILES, found, long_multiply=1)
 
 
 @pytest.mark.parametrize("level", ["-O2", pytest.param("-Os", marks=pytest.mark.slow)])
@@ -295,11 +290,6 @@ def test_all_inputs_take_the_same_blocks(tmp_path: Path, compiler: str, level: s
 @on_all_cores
 def test_no_core_needs_a_library(tmp_path: Path, targets: list[tuple[str, ...]], level: str) -> None:
     assert undefined_symbols(tmp_path, FILES, level, targets) == {}
-
-
-@pytest.mark.parametrize("compiler", one_by_default(("gcc", "clang", "zig"), ("gcc",)))
-def test_kernels_compile_without_a_warning(tmp_path: Path, compiler: str) -> None:
-    compile_strictly(tmp_path, FILES, compiler)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

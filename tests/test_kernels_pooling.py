@@ -15,16 +15,14 @@ from edgeqrl.network.layers.window import place_window
 from firmware_export.emit.kernels import layer_code
 from firmware_export.emit.kernels.pooling import divisor, pack_pool, pack_reduce
 from firmware_export.emit.packing import unpack_words
-from tests.c_build import c_compiler, run, write_files
 from tests.c_kernels import (
     RUNTIME,
     Case,
     cases,
     compile_runtime,
-    compile_strictly,
     compile_traced,
     on_all_cores,
-    program,
+    require_clean,
     require_equal,
     require_same_trace,
     undefined_symbols,
@@ -203,10 +201,7 @@ def test_more_axes_than_loops_are_refused() -> None:
 @pytest.mark.parametrize("compiler", one_by_default(("gcc", "clang"), ("clang",)))
 def test_kernels_pass_under_sanitizers(tmp_path: Path, compiler: str, count: int) -> None:
     found = [case for name in POOLS + REDUCTIONS for dtype in DTYPES for case in drawn(name, dtype, count)]
-    write_files(tmp_path, {**RUNTIME, "program.c": program(found)})
-    sanitize = ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    run([*c_compiler(compiler), "-std=c99", *sanitize, *FILES, "program.c", "-o", "program"], tmp_path)
-    assert run(["./program"], tmp_path) == "passed\n"
+    require_clean(tmp_path, compiler, FILES, found, long_multiply=1)
 
 
 @pytest.mark.parametrize("level", ["-O2", pytest.param("-Os", marks=pytest.mark.slow)])
@@ -223,8 +218,3 @@ def test_all_inputs_take_the_same_blocks(tmp_path: Path, compiler: str, level: s
 @on_all_cores
 def test_no_core_needs_a_library(tmp_path: Path, targets: list[tuple[str, ...]], level: str) -> None:
     assert undefined_symbols(tmp_path, FILES, level, targets) == {}
-
-
-@pytest.mark.parametrize("compiler", one_by_default(("gcc", "clang", "zig"), ("gcc",)))
-def test_kernels_compile_without_a_warning(tmp_path: Path, compiler: str) -> None:
-    compile_strictly(tmp_path, FILES, compiler)

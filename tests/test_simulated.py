@@ -1,8 +1,5 @@
 """The simulated policy: the integer network bit for bit, the float one, and what lies between them."""
 
-import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +11,7 @@ from edgeqrl.diagnose.simulated import OBSERVATION, NetworkPair, SimulatedPolicy
 from edgeqrl.errors import DataError
 from edgeqrl.network.edges import ObservationEdge, quantize_observations
 from edgeqrl.network.reference import Reference
+from tests.converted import converted
 from tests.converter_models import BUILDERS, FLOAT_BUILDERS
 from tests.test_correction import float_layers, float_tflite, int8_tflite
 from tests.tflite_writer import TFLiteWriter, random_float_tflite
@@ -27,16 +25,12 @@ TWINS = {
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+def files() -> dict[str, bytes]:
+    found = converted()
     names = [*TWINS, *(f"{name} float32" for name in TWINS if f"{name} float32" in FLOAT_BUILDERS)]
     names += ["two inputs", "two inputs float32"]
     assert set(names) <= {*BUILDERS, *FLOAT_BUILDERS}
-    out = tmp_path_factory.mktemp("twins") / "models.pickle"
-    command = [sys.executable, "-m", "tests.converter_models", str(out), *names]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=600)
-    assert done.returncode == 0, done.stderr[-2000:]
-    made: dict[str, bytes] = pickle.loads(out.read_bytes())
-    return made
+    return {name: data for name in names if isinstance(data := found[name], bytes)}
 
 
 def pair_of(files: dict[str, bytes], name: str) -> NetworkPair:

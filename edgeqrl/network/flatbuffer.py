@@ -12,7 +12,7 @@ import struct
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 _SCALARS = {
     "int8": struct.Struct("<b"),
@@ -26,6 +26,10 @@ _REAL = struct.Struct("<f")
 _SOFFSET = struct.Struct("<i")
 _UINT16 = struct.Struct("<H")
 _UINT32 = _SCALARS["uint32"]
+_LITTLE: dict[type[np.generic], np.dtype[Any]] = {
+    dtype: np.dtype(dtype).newbyteorder("<") for dtype in (np.float32, np.int32, np.int64)
+}
+_FIELDS = tuple(struct.Struct(f"<{count}H") for count in range(32))  # of most vtables; larger ones are rare
 _MAX_STRING_BYTES = 2**16
 _LEAST_BUDGET = 2**20  # bytes that any file may have read
 _READS_PER_BYTE = 8  # a file that shares nothing reads each byte once
@@ -51,7 +55,9 @@ class Table:
         if self._table_bytes < 4 or position + self._table_bytes > len(data):
             raise FlatBufferError(f"the table at byte {position} is damaged")
         self._budget.take(size)
-        self._fields = struct.unpack_from(f"<{size // 2 - 2}H", data, vtable + 4)
+        count = size // 2 - 2
+        layout = _FIELDS[count] if count < len(_FIELDS) else struct.Struct(f"<{count}H")
+        self._fields = layout.unpack_from(data, vtable + 4)
 
     def scalar(self, slot: int, kind: str, default: int = 0) -> int:
         """Return a number, or its default where the field is absent."""
@@ -83,9 +89,9 @@ class Table:
             raise FlatBufferError(f"a list of {count} tables is longer than the limit of {limit}")
         return [Table(self._data, self._follow(start + 4 * i), self._budget) for i in range(count)]
 
-    def array(self, slot: int, dtype: DTypeLike) -> NDArray[Any]:
-        """Return a vector of numbers, empty where it is absent; a read-only view of the file."""
-        little = np.dtype(dtype).newbyteorder("<")
+    def array(self, slot: int, dtype: type[np.generic]) -> NDArray[Any]:
+        """Return a vector of float32, int32 or int64, empty where it is absent: a view of the file."""
+        little = _LITTLE[dtype]
         start, count = self._vector(slot, little.itemsize)
         if count == 0:
             return np.empty(0, little)
@@ -153,7 +159,9 @@ def root_table(data: bytes, identifier: bytes) -> Table:
 
 
 def _unpack(layout: struct.Struct, data: bytes, position: int) -> int:
-    if not 0 <= position <= len(data) - layout.size:
-        raise FlatBufferError(f"an offset points to byte {position} of {len(data)}")
-    (value,) = layout.unpack_from(data, position)
-    return value  # type: ignore[no-any-return]
+    if position >= 0:
+        try:
+            return layout.unpack_from(data, position)[0]  # type: ignore[no-any-return]
+        except struct.error:
+            pass
+    raise FlatBufferError(f"an offset points to byte {position} of {len(data)}")

@@ -3,6 +3,7 @@
 real = scale * (q - zero_point), always with this sign. Shapes leave out a batch axis of 1.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -41,7 +42,7 @@ class Tensor:
     @property
     def size(self) -> int:
         """Count the elements."""
-        return int(np.prod(self.shape, dtype=np.int64))
+        return int(math.prod(self.shape))
 
     @property
     def num_bytes(self) -> int:

@@ -177,8 +177,12 @@ def tensors_sharing(model: TFLiteModel, index: int) -> tuple[int, ...]:
 
 def shown(name: str) -> str:
     """Return a name from a file, short enough for a message: printable, at most 80 characters."""
-    text = "".join(c if c.isprintable() else "?" for c in name)
+    text = _printable(name)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _printable(text: str) -> str:
+    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _subgraph(
@@ -201,7 +205,7 @@ def _subgraph(
 
 def _tensor(data: bytes, table: Table, buffers: list[tuple[int, int] | None]) -> TensorInfo:
     # Names reach messages and the comments of generated files: no line breaks, no escape sequences.
-    name = "".join(c if c.isprintable() else "?" for c in table.string(3))
+    name = _printable(table.string(3))
     shape = _ints(table, 0, _MAX_RANK)
     if any(n < 0 for n in shape) or math.prod(shape) > _MAX_ELEMENTS:
         raise FlatBufferError(f"tensor '{shown(name)}' has the shape {shape}")

@@ -21,6 +21,7 @@ from unicorn import riscv_const as riscv
 
 _FRAME = struct.Struct("<II")
 _PAGE = 4096
+_PART = 2**16  # bytes that are copied at once
 _RETURN_ADDRESS = 0x0F00_0000  # in the code region, so executable, and no board has memory there
 _SYSTEM_CONTROL = 0xE000_E000
 _SYSTICK_RELOAD, _SYSTICK_COUNT = 0xE000_E014, 0xE000_E018
@@ -240,7 +241,10 @@ class Worker:
         playing = self._playing()
         machine = Machine(self._load["core"], self._load["memory"])
         for start, end, _ in playing.uc.mem_regions():
-            machine.uc.mem_write(start, bytes(playing.uc.mem_read(start, end - start + 1)))
+            for low in range(start, end + 1, _PART):
+                content = bytes(playing.uc.mem_read(low, min(_PART, end + 1 - low)))
+                if content != bytes(len(content)):  # new memory is zero, and that of a board is mostly unused
+                    machine.uc.mem_write(low, content)
         machine.write(header["chunks"], payload)
         return machine, machine.entry_sp(tuple(header["arguments"]), self._load["stack_top"])
 
