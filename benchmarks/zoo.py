@@ -36,6 +36,7 @@ Row = dict[str, Any]
 
 def measure(agent: ZooAgent, scheme: str, episodes: int, progress: StageProgress) -> Row:
     """Convert into a folder that goes away; return what the tables need of the report."""
+    stated = None if _is_trained(agent) else SCHEMES[scheme]  # its own needs no word
     name = f"zoo:{agent.name}"
     with tempfile.TemporaryDirectory() as folder:
         conversion = pipeline.convert(
@@ -44,7 +45,7 @@ def measure(agent: ZooAgent, scheme: str, episodes: int, progress: StageProgress
             board=BOARD,
             output=Path(folder) / "bundle",
             contract=ContractOptions(control_period_s=PERIODS.get(agent.name)),
-            settings=Settings(episodes=episodes, scheme=SCHEMES[scheme], emulated_episodes=1),
+            settings=Settings(episodes=episodes, scheme=stated, emulated_episodes=1),
             progress=progress,
         )
     report = conversion.report
@@ -69,8 +70,7 @@ def measured(agents: list[ZooAgent], episodes: int, kept: Path | None) -> list[R
     found: list[Row] = []
     with StageProgress() as progress:
         for agent in agents:
-            is_trained = "fake quantization" in agent.card["algorithm"]  # and has the bits that it learned
-            for scheme in COMPARED[:1] if is_trained else COMPARED:
+            for scheme in COMPARED[:1] if _is_trained(agent) else COMPARED:
                 wanted = (agent.card["agent_sha256"], scheme)
                 row = next((row for row in known if (row["agent_sha256"], row["scheme"]) == wanted), None)
                 if row is None:
@@ -81,6 +81,11 @@ def measured(agents: list[ZooAgent], episodes: int, kept: Path | None) -> list[R
                         kept.write_text(json.dumps(known, indent=1))
                 found.append(row)
     return found
+
+
+def _is_trained(agent: ZooAgent) -> bool:
+    """Tell whether the agent has the bits that it learned, and no others."""
+    return "fake quantization" in agent.card["algorithm"]
 
 
 def tables(rows: list[Row], made: str) -> dict[str, str]:

@@ -246,6 +246,8 @@ _FACTS: dict[str, Callable[[Any], bool]] = {
     "head": lambda value: isinstance(value, dict),
     "is_masked": lambda value: isinstance(value, bool),
     "judgements": _is_ledger,
+    "last_board": lambda value: isinstance(value, str),
+    "learned_seeds": lambda value: isinstance(value, list) and all(map(_is_seeds, value)),
     "name": lambda value: isinstance(value, str) and value == identifier(value),
     "input_gains": lambda value: (
         isinstance(value, dict) and all(isinstance(gains, list) for gains in value.values())

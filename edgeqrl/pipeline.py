@@ -219,13 +219,18 @@ def quantize_bundle(
     make_env: MakeEnv | None,
     settings: Settings,
     *,
+    board: str | Path | None = None,
     converter: Converter,
     progress: Progress = silent,
 ) -> QuantizedPolicy:
-    """Quantize the agent of a bundle on its calibration set; a scheme is chosen for the bundle's board."""
+    """Quantize the agent of a bundle on its calibration set.
+
+    board  for which a scheme is chosen; by default the one that the bundle was last built for
+    """
     from edgeqrl.backends.keras import KerasPolicy
 
-    board = bundle.facts.get("board")
+    if board is not None and settings.search is None:
+        raise UsageError("--board goes with --scheme auto: a scheme that is named is for any board.")
     quantized = choose_quantized(
         bundle,
         agent,
@@ -233,11 +238,27 @@ def quantize_bundle(
         stages.read_calibration(bundle),
         settings,
         make_env=make_env,
-        board=None if board is None else open_board(board),
+        board=None if settings.search is None else _board_of(bundle, board),
         converter=converter,
         progress=progress,
     )
     return stages.add_int4(bundle, quantized, settings)
+
+
+def _board_of(bundle: Bundle, stated: str | Path | None) -> Board | None:
+    """Return the board that is stated, or else that of the bundle, if it was ever built for one."""
+    if stated is not None:
+        return open_board(stated)
+    known = stages.last_board(bundle)
+    if known is None:
+        return None
+    try:
+        return open_board(known)
+    except UsageError as error:
+        raise UsageError(
+            f"'{bundle}' was built for the board '{known}', which is none of ours: say where its file is, with "
+            "--board FILE."
+        ) from error
 
 
 def validate_bundle(

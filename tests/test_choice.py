@@ -12,7 +12,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from edgeqrl.agents.heads import DiscreteHead, ValueHead, head_to_json
-from edgeqrl.bundle import Bundle, open_bundle
+from edgeqrl.bundle import Bundle, edit_bundle, open_bundle
 from edgeqrl.cli.main import run
 from edgeqrl.errors import DataError, UsageError
 from edgeqrl.quantize.learned import Learning
@@ -21,7 +21,7 @@ from edgeqrl.search.costs import costs_of
 from edgeqrl.search.options import CHOOSING_SEED, SearchOptions
 from edgeqrl.stages import Settings, choice, read_preprocessing, read_quantized
 from edgeqrl.stages.choice import budget_problem, choice_key, require_choosable
-from edgeqrl.stages.ledger import chosen_seeds, earlier_facts, find_choice, record_choice
+from edgeqrl.stages.ledger import chosen_seeds, earlier_facts, find_choice, learned_seeds, record_choice
 from edgeqrl.validate.terms import Declared
 from firmware_export.board import Board
 from firmware_export.emit.params import build_params
@@ -30,7 +30,8 @@ from tests.firmware import board, policy
 CARTPOLE = ("zoo:cartpole-dqn", "--env", "CartPole-v1", "--env-arg", "max_episode_steps=60")
 LENIENT = ("--episodes", "16", "--margin", "200", "--worst-loss", "500")
 LENIENT += ("--max-failures", "none", "--max-chatter", "none")
-QUICK = (*LENIENT, "--calibration-episodes", "2", "--choosing-episodes", "32", "--no-learning")
+CHOOSING = ("--choosing-episodes", "32", "--no-learning")
+QUICK = (*LENIENT, "--calibration-episodes", "2", *CHOOSING)
 SCHEMA = json.loads((Path(__file__).parent.parent / "docs" / "report.schema.json").read_text())
 
 
@@ -170,6 +171,53 @@ def test_choice_survives_a_judgement_that_is_repeated(bundle: Path, tmp_path: Pa
     folder = Path(shutil.copytree(bundle, tmp_path / "bundle"))
     assert run(["validate", str(folder), *LENIENT]) == 0
     assert report_of(folder)["choice"] == report_of(bundle)["choice"]
+
+
+@pytest.mark.parametrize("option", ["--choosing-seed", "--validation-seed"])
+def test_seed_that_is_learned_on_neither_chooses_nor_judges(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    folder = tmp_path / "learned"
+    seed = str(Learning().seed)
+    if option == "--choosing-seed":
+        quick = [part for part in QUICK if part != "--no-learning"]
+        code, sentence = failure(
+            capsys, "convert", *CARTPOLE, "--scheme", "auto", "-o", folder, *quick, option, seed
+        )
+        assert not folder.exists()
+    else:
+        shutil.copytree(bundle, folder)
+        learned = ("--set", "learned=true", "--learn-steps", "1", "--learn-rounds", "1")
+        assert run(["quantize", str(folder), *learned]) == 0
+        assert learned_seeds(open_bundle(folder)) == [range(int(seed), int(seed) + Learning().episodes)]
+        assert "learned_seeds" in earlier_facts(folder)
+        code, sentence = failure(capsys, "validate", str(folder), *LENIENT, option, seed)
+    assert code == UsageError.exit_code
+    assert f"Seed {seed} serves both" in sentence
+
+
+def test_scheme_is_chosen_for_the_board_that_the_bundle_was_last_built_for(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(bundle, tmp_path / "bundle"))
+    with edit_bundle(folder) as edited:
+        edited.facts["board"] = "mps2-an386"
+    assert run(["quantize", str(folder), "--scheme", "int8"]) == 0  # what was built is gone
+    assert "board" not in open_bundle(folder).facts
+    assert run(["quantize", str(folder), "--scheme", "auto", *CHOOSING]) == 0
+    assert report_of(folder)["choice"]["board"] == "mps2-an386"
+    assert run(["quantize", str(folder), "--scheme", "auto", *CHOOSING, "--board", "rpi-pico"]) == 0
+    assert report_of(folder)["choice"]["board"] == "rpi-pico"
+    with edit_bundle(folder) as edited:
+        edited.facts["board"] = "my-own"
+    assert run(["quantize", str(folder), "--scheme", "int8"]) == 0  # needs no board
+    code, sentence = failure(capsys, "quantize", folder, "--scheme", "auto", *CHOOSING)
+    assert code == UsageError.exit_code
+    assert "was built for the board 'my-own'" in sentence
+    assert "--board FILE" in sentence
+    code, sentence = failure(capsys, "quantize", folder, "--scheme", "int8", "--board", "rpi-pico")
+    assert code == UsageError.exit_code
+    assert "--board goes with --scheme auto" in sentence
 
 
 def test_seed_that_calibrated_does_not_choose(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -221,7 +221,7 @@ def test_another_scheme_is_refused_and_its_own_is_not(made: Any, converter: Conv
         again = quantize(agent, calibration(ROWS), scheme=policy.scheme, converter=converter)
         assert again.tflite == policy.tflite
     stated = Scheme(layer_bits=(("first", 4),))
-    for scheme in (SCHEMES["w4a8"], SCHEMES["int16x8"], Scheme(learned=True), stated):
+    for scheme in (SCHEMES["w4a8"], SCHEMES["int16x8"], Scheme(), Scheme(learned=True), stated):
         with pytest.raises(UsageError, match=r"trained with fake quantization as w3a8.*Leave out --scheme"):
             quantize(agent, calibration(ROWS), scheme=scheme, converter=converter)
 

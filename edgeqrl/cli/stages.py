@@ -69,9 +69,14 @@ def calibrate(agent: str, output: Path, as_json: bool, **options: Any) -> None:
 @scheme_options
 @int4_option
 @choosing_options
+@click.option(
+    "--board",
+    metavar="BOARD",
+    help="Whose budget --scheme auto keeps.  [default: the one that BUNDLE was last built for]",
+)
 @click.option("--trust", is_flag=True, help="Load a SavedModel with any operator: it may run code.")
 @json_option
-def quantize(bundle: Path, as_json: bool, **options: Any) -> None:
+def quantize(bundle: Path, board: str | None, as_json: bool, **options: Any) -> None:
     """Convert the agent of BUNDLE to a full-integer .tflite on its calibration set."""
     with _progress() as progress:
         progress("load", 0, 0)
@@ -84,7 +89,13 @@ def quantize(bundle: Path, as_json: bool, **options: Any) -> None:
             agent = pipeline.reload_agent(edited, make_env, trust=options["trust"])
             progress("load", 1, 1)
             found = pipeline.quantize_bundle(
-                edited, agent, make_env, settings_from(options), converter=converter, progress=progress
+                edited,
+                agent,
+                make_env,
+                settings_from(options),
+                board=board,
+                converter=converter,
+                progress=progress,
             )
     facts = {
         "tflite_bytes": len(found.tflite),

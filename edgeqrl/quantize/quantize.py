@@ -33,7 +33,7 @@ def quantize(
 ) -> QuantizedPolicy:
     """Quantize an agent on its calibration set; the agent's model is only read.
 
-    scheme     what to do; by default all that is known to help
+    scheme     what to do; by default all that is known to help, or what the agent was trained as
     converter  a running one, which saves the seconds of its start
     learning   where and how long a learned scheme learns; by default on the calibration set alone
     progress   called with (steps done, steps in all) while it learns
@@ -41,13 +41,13 @@ def quantize(
     Raises UnsupportedOperatorError, naming operator and layer, where anything is left that the integer
     engine cannot reproduce, and ConverterError where TensorFlow fails.
     """
-    chosen = scheme if scheme is not None else Scheme()
+    chosen = Scheme() if scheme is None else scheme
     samples = network_samples(agent, calibration)
     is_trained = is_fake_quantized(agent)
     # Started before freezing: both take a while, in two processes.
     with nullcontext(converter) if converter is not None else Converter() as running:
         if is_trained:
-            made = quantize_trained(agent, chosen, samples, running)
+            made = quantize_trained(agent, scheme, samples, running)
         else:
             graph, applied = rewrite(freeze(agent), agent.head, chosen.rewrites)
             exact = running.to_float(graph)

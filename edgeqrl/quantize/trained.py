@@ -70,10 +70,10 @@ def trained_scheme(agent: "Agent") -> Scheme | None:
     return _scheme(_learned(agent)) if is_fake_quantized(agent) else None
 
 
-def quantize_trained(agent: "Agent", scheme: Scheme, samples: Samples, converter: Converter) -> Made:
+def quantize_trained(agent: "Agent", scheme: Scheme | None, samples: Samples, converter: Converter) -> Made:
     """Return the integer network of what the agent learned, and the float network with its rounding.
 
-    scheme    the default one, or the agent's own: what was trained is not quantized otherwise
+    scheme    None, or the agent's own: what was trained is not quantized otherwise
 
     Raises UsageError for another scheme, AgentError for ranges that were never set or mixed layers, and
     UnsupportedOperatorError for operators whose grid the layers do not say.
@@ -82,7 +82,8 @@ def quantize_trained(agent: "Agent", scheme: Scheme, samples: Samples, converter
 
     learned = _learned(agent)
     own = _scheme(learned)
-    _require_own(agent, replace(scheme, layer_bits=()), own)
+    if scheme is not None:
+        _require_own(agent, replace(scheme, layer_bits=()), own)
     gains = _input_gains(agent, learned)
     with plainly():
         exact = converter.to_float(freeze(agent))
@@ -92,7 +93,8 @@ def quantize_trained(agent: "Agent", scheme: Scheme, samples: Samples, converter
     ranges = {model.tensors[i].name: _range(grid) for i, grid in grids.items()}
     layers = {model.tensors[i].name: layer for i, layer in matched.items()}
     own = _with_layer_bits(own, layers)
-    _require_own(agent, scheme, own)
+    if scheme is not None:
+        _require_own(agent, scheme, own)
 
     def quantized(activations: str) -> bytes:
         made = converter.quantize(exact, ranges, activations=activations, num_states=len(agent.states))
@@ -184,7 +186,7 @@ def _scheme(learned: _Learned) -> Scheme:
 
 
 def _require_own(agent: "Agent", scheme: Scheme, own: Scheme) -> None:
-    if scheme not in (Scheme(), own):
+    if scheme != own:
         trained = own.label.removesuffix(" learned")
         raise UsageError(
             f"The agent '{agent.name}' was trained with fake quantization as {trained}, and its weights "

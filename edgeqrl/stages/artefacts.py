@@ -53,6 +53,7 @@ LINUX_PACKAGE = f"{LINUX}package.json"
 FIRMWARE_SECTIONS = ("firmware", "realtime", "package", "library", "emulation")
 CONTRACT_SECTION = "contract"  # of the report: a summary of what the sources state
 CHOICE_SECTION = "choice"  # of the report: how the scheme was chosen
+LAST_BOARD = "last_board"  # of the manifest: what was built for it is gone, but what is chosen is for it
 NUM_GOLDEN = 64
 
 
@@ -247,11 +248,18 @@ def drop_firmware(bundle: Bundle) -> None:
     """Remove what was built for a board, and what the report says of it: it is to be made anew, or stale."""
     bundle.drop("firmware/")
     bundle.drop(LINUX)
-    bundle.facts.pop("board", None)
+    if "board" in bundle.facts:
+        bundle.facts[LAST_BOARD] = bundle.facts.pop("board")
     report = read_report(bundle)
     kept = {name: found for name, found in report.items() if name not in FIRMWARE_SECTIONS}
     if kept != report:
         write_report(bundle, kept)
+
+
+def last_board(bundle: Bundle) -> str | None:
+    """Return the board that the bundle is built for, or was before it changed; None if it never was."""
+    found = bundle.facts.get("board", bundle.facts.get(LAST_BOARD))
+    return None if found is None else str(found)
 
 
 def require_environment_fits(bundle: Bundle, make_env: MakeEnv | None) -> None:

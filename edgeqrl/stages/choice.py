@@ -41,7 +41,7 @@ from edgeqrl.stages.artefacts import (
 from edgeqrl.stages.contract import read_contract_facts
 from edgeqrl.stages.conversion import add_quantized, keep_quantized, require_policy_fits
 from edgeqrl.stages.int4 import require_int4
-from edgeqrl.stages.ledger import find_choice, judged_seeds, judgements_of, record_choice
+from edgeqrl.stages.ledger import find_choice, judged_seeds, judgements_of, record_choice, record_learned
 from edgeqrl.stages.settings import Progress, Settings, silent
 from edgeqrl.validate.verdict import baseline_seeds_of, require_disjoint
 
@@ -94,8 +94,10 @@ def choose_quantized(
             progress=progress,
         )
         section = choice.to_json()
-        quantized = make(choice.winner.scheme) if choice.built is None else choice.built.quantized
+        quantized = choice.built.quantized
         record_choice(bundle, key, section, is_kept=settings.search.study is None)
+    if quantized.scheme.learned:
+        record_learned(bundle, learning.seeds)
     keep_quantized(bundle, quantized)
     write_report(bundle, read_report(bundle) | {CHOICE_SECTION: section})
     return quantized
@@ -162,7 +164,7 @@ def _search(
 ) -> Choice:
     options = settings.search
     assert options is not None
-    _require_fresh(bundle, calibration, options)
+    _require_fresh(bundle, calibration, options, replace(settings.learning, make_env=make_env))
     if options.study is not None:
         require_study(options.study, {**key, "calibration": _source_of(calibration, settings, key)})
     period = read_contract_facts(bundle).control_period_s
@@ -191,11 +193,14 @@ def _search(
     return run_study(task, options.study, facts)
 
 
-def _require_fresh(bundle: Bundle, calibration: CalibrationSet, options: SearchOptions) -> None:
-    """Raise UsageError where a seed that chooses has calibrated or judged."""
+def _require_fresh(
+    bundle: Bundle, calibration: CalibrationSet, options: SearchOptions, learning: Learning
+) -> None:
+    """Raise UsageError where a seed that chooses has calibrated or judged, or is learned on."""
     choosing = [range(options.seed, options.seed + options.episodes), baseline_seeds_of(options.seed)]
     taken: list[int | range] = [*calibration.seeds, *judged_seeds(bundle)]
-    require_disjoint({"choosing": choosing, "calibration or a judgement": taken})
+    taken += [learning.seeds] if options.learning else []
+    require_disjoint({"choosing": choosing, "calibration, learning or a judgement": taken})
 
 
 def _quantize(

@@ -34,6 +34,7 @@ from edgeqrl.stages.artefacts import (
     read_quantized,
 )
 from edgeqrl.stages.contract import contract_for, report_contract
+from edgeqrl.stages.ledger import record_learned
 from edgeqrl.stages.packing import WEIGHT_BITS, sequence_of, with_packing
 from edgeqrl.stages.settings import Progress, Settings, silent
 
@@ -70,14 +71,17 @@ def add_quantized(
     make_env  where a scheme that learns plays; None: it learns on the calibration set alone
     """
     progress("quantize", 0, 0)
+    learning = replace(settings.learning, make_env=make_env)
     quantized = quantize(
         agent,
         calibration,
         scheme=settings.scheme,
         converter=converter,
-        learning=replace(settings.learning, make_env=make_env),
+        learning=learning,
         progress=partial(progress, "learn"),
     )
+    if quantized.scheme.learned:
+        record_learned(bundle, learning.seeds)
     keep_quantized(bundle, quantized)
     progress("quantize", 1, 1)
     return quantized

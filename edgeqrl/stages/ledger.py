@@ -20,6 +20,7 @@ LEDGER = "judgements"  # facts of the manifest
 DIAGNOSED = "diagnosed"
 CHOICES = "choices"
 CHOSEN = "chosen_seeds"
+LEARNED = "learned_seeds"
 MOST = 40  # more would leave no confidence to share
 
 Entry = dict[str, Any]
@@ -122,6 +123,18 @@ def chosen_seeds(bundle: Bundle) -> list[range]:
     return [range(first, first + count) for first, count in bundle.facts.get(CHOSEN, [])]
 
 
+def learned_seeds(bundle: Bundle) -> list[range]:
+    """Return all seeds that a network has learned on."""
+    return [range(first, first + count) for first, count in bundle.facts.get(LEARNED, [])]
+
+
+def record_learned(bundle: Bundle, seeds: range) -> None:
+    """Remember which seeds a network has learned on: they tell what it was fitted to, so they judge nothing."""
+    known = bundle.facts.get(LEARNED, [])
+    played = [seeds.start, len(seeds)]
+    bundle.facts[LEARNED] = known if played in known or not seeds else [*known, played]
+
+
 def find_choice(bundle: Bundle, key: Mapping[str, Any]) -> Entry | None:
     """Return what was chosen for the same before: the section `choice` of that report; None if nothing was.
 
@@ -155,7 +168,7 @@ def earlier_facts(folder: Path) -> dict[str, Any]:
         facts = open_bundle(folder).facts
     except DataError:
         return {}
-    return {name: facts[name] for name in (LEDGER, DIAGNOSED, CHOICES, CHOSEN) if name in facts}
+    return {name: facts[name] for name in (LEDGER, DIAGNOSED, CHOICES, CHOSEN, LEARNED) if name in facts}
 
 
 def _agent_of(bundle: Bundle) -> str:

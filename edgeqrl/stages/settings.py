@@ -32,7 +32,7 @@ class Settings:
     calibration_episodes: int = 20
     calibration_states: int = 2000
     calibration_seed: int = 10_000
-    scheme: Scheme = field(default_factory=Scheme)
+    scheme: Scheme | None = None  # by default the usual one, or what the agent was trained as
     learning: Learning = field(default_factory=Learning)  # of schemes that learn
     search: SearchOptions | None = None  # None: `scheme` as it is; else one is chosen
     episodes: int = DEFAULT_EPISODES  # at most

@@ -24,6 +24,7 @@ from edgeqrl.stages.ledger import (
     find_judgement,
     judged_seeds,
     judgements_of,
+    learned_seeds,
     record_judgement,
 )
 from edgeqrl.stages.ranges import COVERAGE_SECTION, WatchedPolicy
@@ -114,6 +115,7 @@ def _judged(
         *judged_seeds(bundle, but=judgement.number),
         *diagnosed_seeds(bundle),
         *chosen_seeds(bundle),
+        *learned_seeds(bundle),
     )
     policy = stages.read_quantized(bundle).integer_policy(is_masked=bundle.fact("is_masked"))
     watched = WatchedPolicy(quantized_policy, policy)

@@ -72,6 +72,12 @@ class Learning:
         if self.rounds > self.steps:
             raise UsageError(f"{self.rounds} rounds of learning need as many steps, got {self.steps}.")
 
+    @property
+    def seeds(self) -> range:
+        """Return those of all episodes that are played: nothing else may be judged or chosen by them."""
+        count = 0 if self.make_env is None else self.rounds * self.episodes
+        return range(self.seed, self.seed + count)
+
 
 def learn(
     policy: "QuantizedPolicy",
