@@ -55,6 +55,14 @@ def test_moving_average_is_of_the_rows_extremes_and_follows_the_last() -> None:
     assert estimated("moving_average", np.array([[-1.0, 2.0]]), 8) == (-1.0, 2.0)
 
 
+def test_moving_average_is_not_of_the_last_states_alone() -> None:
+    rows = np.linspace(-3.0, 3.0, 2000)[:, None]  # as a rollout that goes from one end to the other
+    for order in (rows, rows[::-1]):
+        low, high = estimated("moving_average", order, 8)
+        assert low < -2.9
+        assert high > 2.9
+
+
 def test_percentile_cuts_one_in_a_thousand_at_each_end() -> None:
     values = np.arange(-5000, 5001).reshape(-1, 1) / 5000.0
     assert estimated("percentile", values, 8) == pytest.approx((-0.998, 0.998))

@@ -14,6 +14,7 @@ from edgeqrl.network.float_reference import FloatReference
 from edgeqrl.network.memory import FrameStack
 from edgeqrl.network.parts import ObservationPart
 from edgeqrl.preprocessing import Preprocessing
+from edgeqrl.quantize.estimators import estimated
 from edgeqrl.quantize.integer import Task, make_integer
 from edgeqrl.quantize.ranges import estimate, find_ranges, possible_ranges
 from edgeqrl.quantize.scheme import RANGES, SCHEMES, Scheme
@@ -61,6 +62,22 @@ def test_other_estimators_cut_layers_and_never_the_input(method: str) -> None:
     assert cut[INPUT] == exact[INPUT]
     assert all(cut[name][1] <= exact[name][1] for name in (HIDDEN, OUTPUT))
     assert any(cut[name][1] < exact[name][1] for name in (HIDDEN, OUTPUT))
+
+
+@pytest.mark.parametrize("count", [63, 64, 65, 2000])
+@pytest.mark.parametrize("method", [name for name in RANGES if name != "min_max"])
+def test_other_estimators_are_given_all_rows_however_many(method: str, count: int) -> None:
+    values = np.random.default_rng(3).normal(size=(count, 4))
+    values *= np.linspace(2.0, 0.1, count)[:, None]  # the last rows are unlike the first
+    hidden: list[NDArray[Any]] = []
+
+    def note(name: str, tensor: NDArray[Any]) -> None:
+        if name == HIDDEN:
+            hidden.append(tensor.copy())
+
+    FloatReference(NETWORK).run({INPUT: values.astype(np.float32)}, on_tensor=note)
+    found = ranges_of(values, replace(SCHEMES["int8"], ranges=method))
+    assert found[HIDDEN] == estimated(method, np.concatenate(hidden), 8)
 
 
 def test_a_tensor_may_have_its_own_estimator_the_input_too() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from benchmarks.quantization.subjects import Row, Subject, played
 from benchmarks.quantization.verdicts import converted
-from edgeqrl.quantize.scheme import BITS, SCHEMES, Scheme
+from edgeqrl.quantize.scheme import BITS, RANGES, SCHEMES, Scheme
 from edgeqrl.quantize.tflite import Converter
 from edgeqrl.zoo import ZooAgent, zoo_agents
 
@@ -99,6 +99,12 @@ def _textbook() -> Iterator[Job]:
         yield from _schemes("textbook", f"zoo:{agent.name}", schemes, 50)
 
 
+def _ranges() -> Iterator[Job]:
+    schemes = {method: replace(SCHEMES["int8"], ranges=method) for method in RANGES}
+    for agent in _zoo():
+        yield from _schemes("ranges", f"zoo:{agent.name}", schemes, 50)
+
+
 def _chosen(case: str, **options: Any) -> Iterator[Job]:
     for agent in _zoo():
         name = f"zoo:{agent.name}"
@@ -120,12 +126,12 @@ CASES = {
         Case(
             "pendulum-int8",
             "Pendulum SAC, int8: at most 1 lost on each of 10 samples of 500 states",
-            lambda: _samples("pendulum-int8", "pendulum", 200),
+            lambda: _samples("pendulum-int8", "pendulum", 1000),
         ),
         Case(
             "pendulum-few",
             "the same, the 500 states from 3 episodes instead of 20",
-            lambda: _samples("pendulum-few", "pendulum", 100, few=3),
+            lambda: _samples("pendulum-few", "pendulum", 1000, few=3),
         ),
         Case(
             "halfcheetah-int8",
@@ -159,5 +165,6 @@ CASES = {
             lambda: _chosen("zoo-4-bits", most_weight_bits=4),
         ),
         Case("textbook", "the textbook form, k bits, on every agent of the zoo", _textbook),
+        Case("ranges", "int8 by each range estimator, on every agent of the zoo", _ranges),
     )
 }

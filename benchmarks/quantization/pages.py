@@ -1,10 +1,10 @@
 """Tables of docs/quantization.md from the rows that were measured."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from benchmarks.quantization.cases import CASES
 from benchmarks.quantization.subjects import Row
-from edgeqrl.quantize.scheme import BITS, Scheme
+from edgeqrl.quantize.scheme import BITS, RANGES, Scheme
 
 Rows = Sequence[Row]
 
@@ -14,7 +14,8 @@ def tables(rows: Rows, made: str) -> dict[str, str]:
     by_case = {name: [row for row in rows if row["case"] == name] for name in CASES}
     return {
         "quantization targets": f"*{made}*\n\n{_targets(by_case)}",
-        "textbook": f"*{made}*\n\n{_textbook(by_case['textbook'])}",
+        "textbook": f"*{made}*\n\n{_by_agent(by_case['textbook'], _TEXTBOOK)}",
+        "ranges": f"*{made}*\n\n{_by_agent(by_case['ranges'], {name: f'`{name}`' for name in RANGES})}",
     }
 
 
@@ -27,7 +28,7 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _targets(by_case: dict[str, list[Row]]) -> str:
     parts = []
     for name, rows in by_case.items():
-        if name == "textbook":
+        if name in ("textbook", "ranges"):
             continue
         show = _SHOWN.get(name, _paired)
         table = show(rows) if rows else "*Not measured.*"
@@ -41,7 +42,7 @@ def _samples(rows: Rows) -> str:
     for scheme in ("int8-bare", "int8"):
         mine = [row for row in rows if row["label"].rsplit(" ", 1)[0] == scheme]
         if mine:
-            lost = [f"{0.0 - row['gained'][0]:.1f}" for row in mine]
+            lost = [f"{-row['gained'][0]:z.1f}" for row in mine]
             returns = sum(row["integer_return"][0] for row in mine) / len(mine)
             least = min(row["integer_return"][0] for row in mine)
             cells = [f"{mine[0]['float_return'][0]:.1f}", f"{returns:.1f}", f"{least:.1f}", ", ".join(lost)]
@@ -91,24 +92,29 @@ def _chosen(rows: Rows) -> str:
     return markdown(head, lines)
 
 
-def _textbook(rows: Rows) -> str:
+def _by_agent(rows: Rows, columns: Mapping[str, str]) -> str:
+    """Show the mean return of every agent, a column a label.
+
+    columns  label of the rows -> head
+    """
     agents = list(dict.fromkeys(row["agent"] for row in rows))
     if not agents:
         return "*Not measured.*"
     found = {(row["agent"], row["label"]): row for row in rows}
     lines = []
     for agent in agents:
-        cells = [found.get((agent, f"{bits} bits")) for bits in reversed(BITS)]
+        cells = [found.get((agent, label)) for label in columns]
         first = next(cell for cell in cells if cell is not None)
         returns = ["" if cell is None else f"{cell['integer_return'][0]:.1f}" for cell in cells]
         lines.append([f"`{agent.removeprefix('zoo:')}`", f"{first['float_return'][0]:.1f}", *returns])
-    return markdown(["agent", "float", *(f"k = {bits}" for bits in reversed(BITS))], lines)
+    return markdown(["agent", "float", *columns.values()], lines)
 
 
 def _bracketed(found: Sequence[float]) -> str:
     return f"{found[0]:.1f} [{found[1]:.1f}, {found[2]:.1f}]"
 
 
+_TEXTBOOK = {f"{bits} bits": f"k = {bits}" for bits in reversed(BITS)}
 _SHOWN: dict[str, Callable[[Rows], str]] = {
     **dict.fromkeys(("cartpole-int8", "pendulum-int8", "pendulum-few"), _samples),
     **dict.fromkeys(("zoo-auto", "zoo-4-bits"), _chosen),

@@ -16,7 +16,8 @@ Counts = NDArray[np.float64]  # [bins]
 Centres = NDArray[np.float64]  # [bins], ascending
 Cost = Callable[[Counts, Centres, Range, int], float]
 
-_MOMENTUM = 0.9  # of the moving average, a row
+_MOMENTUM = 0.9  # of the moving average, a batch
+_BATCHES = 32  # of the moving average, each with rows from all over
 _PERCENT = 0.1  # that the percentile cuts off at each end
 _BINS = 2048
 _MOST_VALUES = 2**20  # that a histogram is made of
@@ -38,12 +39,19 @@ def min_max(values: NDArray[Any], bits: int) -> Range:
 
 
 def moving_average(values: NDArray[Any], bits: int) -> Range:
-    """Return the extremes of one row, averaged over the rows with the weight of each later one 0.1."""
+    """Return the extremes of a batch, averaged over 32 batches with the weight of each later one 0.1.
+
+    Rows that follow each other are alike, so each batch has every 32nd: else the last states would decide.
+    """
     rows = values.reshape(len(values), -1)
-    ages = np.arange(len(rows))[::-1]
+    lows, highs = rows.min(axis=1), rows.max(axis=1)
+    count = min(_BATCHES, len(rows))
+    ages = np.arange(count)[::-1]
     weights = (1.0 - _MOMENTUM) * _MOMENTUM**ages
     weights[0] = _MOMENTUM ** ages[0]
-    return _with_zero(float(weights @ rows.min(axis=1)), float(weights @ rows.max(axis=1)))
+    low = weights @ [float(lows[first::count].min()) for first in range(count)]
+    high = weights @ [float(highs[first::count].max()) for first in range(count)]
+    return _with_zero(float(low), float(high))
 
 
 def percentile(values: NDArray[Any], bits: int) -> Range:
@@ -65,6 +73,11 @@ def kl(values: NDArray[Any], bits: int) -> Range:
 ESTIMATORS: Mapping[str, Callable[[NDArray[Any], int], Range]] = MappingProxyType(
     {"min_max": min_max, "moving_average": moving_average, "percentile": percentile, "mse": mse, "kl": kl}
 )
+
+
+def hull(a: Range, b: Range) -> Range:
+    """Return the least range that holds two."""
+    return min(a[0], b[0]), max(a[1], b[1])
 
 
 def _least(values: NDArray[Any], bits: int, cost: Cost) -> Range:

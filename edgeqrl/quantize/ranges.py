@@ -22,7 +22,7 @@ from edgeqrl.network.float_reference import BLOCK, FloatReference
 from edgeqrl.network.graph import fold_constants
 from edgeqrl.network.tflite_model import parse_tflite, shown
 from edgeqrl.preprocessing import Preprocessing
-from edgeqrl.quantize.estimators import estimated, min_max
+from edgeqrl.quantize.estimators import Range, estimated, hull, min_max
 from edgeqrl.quantize.scheme import Scheme, names_tensor
 from edgeqrl.quantize.tflite import require_samples
 from edgeqrl.quantize.unmet import moved_rows, unmet_rows
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from edgeqrl.quantize.tflite import Converter
 
 Floats = NDArray[np.float32]
-Range = tuple[float, float]
 
 _MOST_NUMBERS = 2**24  # of inputs and of the largest activation that are held at once, if nothing needs more
 _CUT_PERCENT = 5  # at each end, of a layer's answers to rows that were not met
@@ -64,7 +63,7 @@ def find_ranges(
     for index, name in zip(model.inputs, samples, strict=True):
         tensor = model.tensors[index].name
         if tensor in found:  # else nothing reads it
-            found[tensor] = _hull(found[tensor], known.get(name, found[tensor]))
+            found[tensor] = hull(found[tensor], known.get(name, found[tensor]))
     return found
 
 
@@ -101,19 +100,19 @@ def estimate(
                 "Look for NaN and infinities in them, and in the weights."
             )
         if method_of(tensor) == "min_max":
-            found = _hull(found, ranges.get(tensor, found))  # of the rows before
-            found = _hull(found, known.get(names.get(tensor, ""), found))
+            found = hull(found, ranges.get(tensor, found))  # of the rows before
+            found = hull(found, known.get(names.get(tensor, ""), found))
         ranges[tensor] = found
 
     given = _by_tensor(reference, samples)
     row_size = _row_size(reference, given)
     # Extremes are found some rows at a time; other estimators are given all values.
     is_whole = any(method != "min_max" for method in (scheme.ranges, *dict(scheme.layer_ranges).values()))
-    for rows in _in_turn(given, len(next(iter(given.values()))) if is_whole else _MOST_NUMBERS // row_size):
+    for rows in _in_turn(given, len(next(iter(given.values()))) if is_whole else max(_MOST_NUMBERS // row_size, 1)):
         reference.run(rows, on_tensor=collect)
     for tensor, ends in _room(reference, samples, preprocessing, row_size).items():
         if method_of(tensor) == "min_max" and np.isfinite(ends).all():
-            ranges[tensor] = _hull(ranges[tensor], ends)
+            ranges[tensor] = hull(ranges[tensor], ends)
     bits = 16 if scheme.activations == "int16" or scheme.wide else 8
     for tensor, reach in _reaches(reference).items():
         if not any(names_tensor(name, tensor) for name in stated):
@@ -184,8 +183,8 @@ def _row_size(reference: FloatReference, given: Mapping[str, Floats]) -> int:
 
 
 def _in_turn(given: Mapping[str, Floats], most: int) -> Iterator[dict[str, Floats]]:
-    """Yield rows, about `most` at a time, in blocks that the reference computes in one go."""
-    step = max(most // BLOCK, 1) * BLOCK
+    """Yield rows, at least `most` at a time, in blocks that the reference computes in one go."""
+    step = -(-most // BLOCK) * BLOCK
     for first in range(0, len(next(iter(given.values()))), step):
         yield {name: values[first : first + step] for name, values in given.items()}
 
@@ -201,7 +200,3 @@ def _constant_ranges(float_tflite: bytes) -> dict[str, Range]:
         for tensor in constants
         if (values := np.append(tensor.values(), 0.0)).size
     }
-
-
-def _hull(a: Range, b: Range) -> Range:
-    return min(a[0], b[0]), max(a[1], b[1])

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from edgeqrl.errors import ConverterError
-
-Range = tuple[float, float]
+from edgeqrl.quantize.estimators import Range, hull
 
 
 def quantize_with_ranges(
@@ -33,7 +32,7 @@ def quantize_with_ranges(
         _write(graph.tensors[index], wanted)
     pairs = _state_pairs(graph, num_states)
     for state, following in pairs:
-        both = _hull(_read(state), _read(following))
+        both = hull(_read(state), _read(following))
         _write(state, both)
         _write(following, both)
 
@@ -100,10 +99,6 @@ def _write(tensor: Any, wanted: Range) -> None:
         tensor.quantization = QuantizationParametersT()
     tensor.quantization.min = np.array([wanted[0]], np.float32)
     tensor.quantization.max = np.array([wanted[1]], np.float32)
-
-
-def _hull(a: Range, b: Range) -> Range:
-    return min(a[0], b[0]), max(a[1], b[1])
 
 
 def _to_int8(calibrated: bytes) -> bytes:
