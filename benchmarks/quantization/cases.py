@@ -1,11 +1,11 @@
 """The cases: what is measured, and what it must reach. Seeds and sizes were fixed before measuring."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from benchmarks.quantization.subjects import Row, Subject, played
-from benchmarks.quantization.verdicts import converted
+from benchmarks.quantization.verdicts import BOARD, converted
 from edgeqrl.quantize.scheme import BITS, RANGES, SCHEMES, Scheme
 from edgeqrl.quantize.tflite import Converter
 from edgeqrl.zoo import ZooAgent, zoo_agents
@@ -39,6 +39,31 @@ class Case:
     name: str
     claim: str  # what must be reached, or the aim
     jobs: Callable[[], Iterator[Job]]
+    is_reached: Callable[[Sequence[Row]], bool] | None = None  # of all its rows; None: it claims nothing
+
+
+def _loses_at_most(most: float) -> Callable[[Sequence[Row]], bool]:
+    """Tell whether int8 loses no more on any sample."""
+    return lambda rows: all(-row["gained"][0] <= most for row in rows if row["label"].startswith("int8 "))
+
+
+def _loses_less_than(share: float, label: str) -> Callable[[Sequence[Row]], bool]:
+    """Tell whether the one-sided bound of integer - float is at least that share of the float return."""
+    return lambda rows: any(
+        row["lower_bound"] >= -share * abs(row["float_return"][0]) for row in rows if row["label"] == label
+    )
+
+
+def _gains(least: float, preset: str) -> Callable[[Sequence[Row]], bool]:
+    """Tell whether the mean of integer - float is at least that, learned or not."""
+    return lambda rows: any(
+        row["gained"][0] >= least for row in rows if row["label"] in (preset, f"{preset} learned")
+    )
+
+
+def _pass(share: float) -> Callable[[Sequence[Row]], bool]:
+    """Tell whether that share of the verdicts is PASS."""
+    return lambda rows: sum(row["verdict"] == "PASS" for row in rows) >= share * len(rows)
 
 
 def _samples(case: str, agent: str, episodes: int, *, few: int | None = None) -> Iterator[Job]:
@@ -122,47 +147,61 @@ CASES = {
             "cartpole-int8",
             "CartPole DQN (Q near 100), int8: 500 on each of 10 calibration samples",
             lambda: _samples("cartpole-int8", "cartpole", 100),
+            _loses_at_most(0.0),
         ),
         Case(
             "pendulum-int8",
             "Pendulum SAC, int8: at most 1 lost on each of 10 samples of 500 states",
             lambda: _samples("pendulum-int8", "pendulum", 1000),
+            _loses_at_most(1.0),
         ),
         Case(
             "pendulum-few",
             "the same, the 500 states from 3 episodes instead of 20",
             lambda: _samples("pendulum-few", "pendulum", 1000, few=3),
+            _loses_at_most(1.0),
         ),
         Case(
             "halfcheetah-int8",
             "HalfCheetah SAC, int8: one-sided 95 % bound of integer - float at least -3 % of float",
             lambda: _schemes("halfcheetah-int8", "halfcheetah", _PLAIN, 1000),
+            _loses_less_than(0.03, "int8"),
         ),
         Case(
             "halfcheetah-int8-long",
             "the same, 4,000 other episodes: 1,000 did not settle it",
             lambda: _schemes("halfcheetah-int8-long", "halfcheetah", _PLAIN, 4000, first=1000),
+            _loses_less_than(0.03, "int8"),
         ),
-        Case("zoo-auto", "every agent of the zoo by --scheme auto: PASS", lambda: _chosen("zoo-auto")),
+        Case(
+            "zoo-auto",
+            f"every agent of the zoo, but the one that learned its bits, by --scheme auto for {BOARD}: PASS",
+            lambda: _chosen("zoo-auto"),
+            _pass(1.0),
+        ),
         Case(
             "halfcheetah-w4",
             "aim: HalfCheetah SAC with 4-bit weights: that bound at least -5 %",
             lambda: _low_bits("halfcheetah-w4", "halfcheetah", "w4a8", 400),
+            _loses_less_than(0.05, "w4a8 learned"),
         ),
         Case(
             "pendulum-w3",
             "aim: Pendulum SAC with 3-bit weights: at most 2 lost",
             lambda: _low_bits("pendulum-w3", "pendulum", "w3a8", 200),
+            _gains(-2.0, "w3a8"),
         ),
         Case(
             "cartpole-w4",
             "aim: CartPole DQN with 4-bit weights: at least 495",
             lambda: _low_bits("cartpole-w4", "cartpole", "w4a8", 200),
+            _gains(-5.0, "w4a8"),
         ),
         Case(
             "zoo-4-bits",
-            "aim: half of the zoo by auto with weights of 4 bits at most: PASS",
+            f"aim: half of the zoo by auto with weights of 4 bits at most, for {BOARD}: PASS",
             lambda: _chosen("zoo-4-bits", most_weight_bits=4),
+            _pass(0.5),
         ),
         Case("textbook", "the textbook form, k bits, on every agent of the zoo", _textbook),
         Case("ranges", "int8 by each range estimator, on every agent of the zoo", _ranges),

@@ -28,11 +28,13 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _targets(by_case: dict[str, list[Row]]) -> str:
     parts = []
     for name, rows in by_case.items():
-        if name in ("textbook", "ranges"):
+        case = CASES[name]
+        if case.is_reached is None:
             continue
+        reached = ("reached" if case.is_reached(rows) else "missed") if rows else "not measured"
         show = _SHOWN.get(name, _paired)
         table = show(rows) if rows else "*Not measured.*"
-        parts.append(f"**`{name}`**: {CASES[name].claim}.\n\n{table}")
+        parts.append(f"**`{name}`**: {case.claim}. **{reached.capitalize()}.**\n\n{table}")
     return "\n\n".join(parts)
 
 
