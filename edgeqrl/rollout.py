@@ -47,6 +47,7 @@ class Rollout:
     observations: tuple[Any, ...] | None  # one [T, *shape] an episode: what the policy saw; or one a part
     actions: tuple[NDArray[Any], ...] | None  # one [T, *action_shape] an episode: what it did
     inputs: tuple[dict[str, NDArray[np.float32]], ...] | None = None  # its network's, [T, *shape] by name
+    masks: tuple[NDArray[np.bool_], ...] | None = None  # [T, num_actions], where the environment gives them
 
 
 def rollout(
@@ -58,6 +59,7 @@ def rollout(
     keep_observations: bool = False,
     keep_actions: bool = False,
     keep_inputs: bool = False,
+    keep_masks: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Rollout:
     """Play one episode per seed, up to `num_envs` at a time, and return them in the order of `seeds`.
@@ -73,7 +75,7 @@ def rollout(
     checked = _checked_seeds(seeds)
     if num_envs < 1:
         raise UsageError(f"num_envs must be at least 1, got {num_envs}.")
-    kept = _Kept(keep_observations, keep_actions, keep_inputs)
+    kept = _Kept(keep_observations, keep_actions, keep_inputs, keep_masks)
     loop = _Loop(policy, make_env, checked, kept, progress)
     try:
         loop.run(min(num_envs, int(getattr(policy, "most_envs", num_envs))))
@@ -87,6 +89,7 @@ def rollout(
         tuple(done.observations for done in loop.done) if keep_observations else None,
         tuple(done.actions for done in loop.done) if keep_actions else None,
         tuple(done.inputs for done in loop.done) if keep_inputs else None,
+        tuple(done.masks for done in loop.done) if keep_masks and loop.has_masks else None,
     )
 
 
@@ -107,6 +110,7 @@ class _Episode:
     observations: list[tuple[NDArray[Any], ...]] = field(default_factory=list)  # a step's parts
     actions: list[Any] = field(default_factory=list)
     inputs: list[dict[str, NDArray[np.float32]]] = field(default_factory=list)
+    masks: list[NDArray[np.bool_]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +121,7 @@ class _Done:
     observations: Any
     actions: NDArray[Any]
     inputs: dict[str, NDArray[np.float32]]
+    masks: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -126,6 +131,7 @@ class _Kept:
     observations: bool
     actions: bool
     inputs: bool
+    masks: bool
 
 
 class _Loop:
@@ -156,6 +162,11 @@ class _Loop:
     def done(self) -> list[_Done]:
         """Return the finished episodes, in the order of the seeds."""
         return [result for result in self._results if result is not None]
+
+    @property
+    def has_masks(self) -> bool:
+        """Tell whether the environment gives masks."""
+        return self._read_mask is not None
 
     def run(self, num_envs: int) -> None:
         """Play every episode."""
@@ -283,7 +294,11 @@ class _Loop:
     def _masks(self) -> NDArray[np.bool_] | None:
         if self._read_mask is None:
             return None
-        return self._checks.masks([episode.mask for episode in self._live])
+        masks = self._checks.masks([episode.mask for episode in self._live])
+        if self._kept.masks:
+            for episode, row in zip(self._live, masks, strict=True):
+                episode.masks.append(row)
+        return masks
 
     def _step(self, actions: list[Any]) -> list[tuple[int, bool]]:
         """Step every environment; return `(row, is_truncated)` of the episodes that ended."""
@@ -352,6 +367,7 @@ class _Loop:
                 name: np.array([inputs[name] for inputs in episode.inputs], np.float32)
                 for name in (episode.inputs[0] if episode.inputs else ())
             },
+            np.array(episode.masks, np.bool_),
         )
         self._num_done += 1
         if self._progress is not None:

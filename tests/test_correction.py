@@ -16,17 +16,19 @@ from edgeqrl.network.layers import Dense, Linear
 from edgeqrl.network.read_tflite import parse_tflite, read_tflite
 from edgeqrl.network.reference import Reference
 from edgeqrl.quantize.correction import correct, layer_sums
+from edgeqrl.quantize.scheme import Scheme, require_scheme
 from edgeqrl.quantize.weights_file import read_weights
 from tests.network_pairs import NAMES, NetworkPair, network_pair
 from tests.oracles import require_equal
 from tests.tflite_writer import TFLiteWriter
 
 SIZES = (5, 12, 9, 3)
+NEAREST, BARE = Scheme(rounding="nearest"), require_scheme("int8-bare")
 LIMIT = {"RELU6": 6.0, "TANH": 1.0}
 
 
 def correct_biases(tflite: bytes, exact: bytes, values: NDArray[np.float32]) -> bytes:
-    return correct(tflite, exact, values, rounding="nearest").tflite
+    return correct(tflite, exact, values, NEAREST).tflite
 
 
 def float_layers(
@@ -192,10 +194,30 @@ def test_biases_that_share_their_bytes_become_their_own() -> None:
         assert require_equal(runtime, [(corrected, [inputs])]) == 250
 
 
-def test_layers_without_bias_stay() -> None:
+@pytest.mark.parametrize("middle", ["RELU", "TANH"])
+def test_layers_without_bias_get_one(middle: str) -> None:
     layers, values = float_layers(5), observations(5)
-    bare = int8_tflite(layers, "RELU", has_bias=False)
-    done = correct(bare, float_tflite(layers, "RELU"), values, rounding="nearest")
+    bare = int8_tflite(layers, middle, has_bias=False)
+    exact = float_tflite(layers, middle)
+    done = correct(bare, exact, values, NEAREST)
+    assert done.corrected == ("d0", "d1", "d2")
+    assert done.bias_correction
+    assert max(np.abs(error).max() for error in mean_errors(bare, exact, values)) > 20
+    assert max(np.abs(error).max() for error in mean_errors(done.tflite, exact, values)) <= 0.51
+    assert all(layer.bias_dtype == "INT32" for layer in read_weights(done.tflite).values())
+    again = correct(done.tflite, exact, values, NEAREST)
+    assert len(again.tflite) == len(done.tflite), "it is there, and is not made anew"
+    inputs = np.random.default_rng(0).integers(-128, 128, (50, 5)).astype(np.int8)
+    for runtime in ("tflm", "tflite-runtime"):
+        assert require_equal(runtime, [(done.tflite, [inputs])]) == 150
+
+
+def test_a_bias_of_zeros_is_not_made() -> None:
+    weights = np.eye(5, dtype=np.float32)
+    layers = [(weights, np.zeros(5, np.float32))]
+    bare = int8_tflite(layers, "RELU", weight_levels=127, has_bias=False)
+    values = (np.float32(3.0 / 255) * np.arange(-20, 20, dtype=np.float32))[:, None] * np.ones(5, np.float32)
+    done = correct(bare, float_tflite(layers, "RELU"), values, NEAREST)
     assert done.tflite == bare
     assert done.corrected == ()
     assert not done.bias_correction
@@ -212,7 +234,7 @@ def elu_tflite() -> bytes:
 def test_layers_that_nothing_matches_are_left_and_named() -> None:
     layers, values = float_layers(6), observations(6)
     coarse = int8_tflite(layers, "RELU")
-    done = correct(coarse, elu_tflite(), values)
+    done = correct(coarse, elu_tflite(), values, Scheme())
     assert done.tflite == coarse
     assert (done.rounding, done.bias_correction) == ("nearest", False)
     assert set(done.left) == {"d0", "d1", "d2"}
@@ -225,7 +247,7 @@ def test_a_float_network_that_the_reference_does_not_know_leaves_all() -> None:
     tensors = [writer.tensor(f"t{i}", (1, SIZES[0]), "FLOAT32") for i in range(2)]
     writer.operator("COS", tensors[:1], tensors[1:])
     coarse = int8_tflite(layers, "RELU")
-    done = correct(coarse, writer.finish(tensors[:1], tensors[1:]), values)
+    done = correct(coarse, writer.finish(tensors[:1], tensors[1:]), values, Scheme())
     assert done.tflite == coarse
     assert len(done.left) == 3
 
@@ -256,7 +278,7 @@ def test_large_observations_take_little_memory() -> None:
     values = rng.uniform(-1.0, 2.0, (1000, size)).astype(np.float32)
     tracemalloc.start()
     try:
-        correct(files[1], files[0], values, rounding="nearest")
+        correct(files[1], files[0], values, NEAREST)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -266,7 +288,7 @@ def test_large_observations_take_little_memory() -> None:
 def test_nothing_asked_is_nothing_done() -> None:
     layers = float_layers(7)
     coarse = int8_tflite(layers, "RELU")
-    done = correct(coarse, elu_tflite(), observations(7), rounding="nearest", bias_correction=False)
+    done = correct(coarse, elu_tflite(), observations(7), BARE)
     assert done.tflite == coarse
     assert not done.left
 
@@ -277,7 +299,7 @@ def pair(request: pytest.FixtureRequest) -> NetworkPair:
 
 
 def test_convolutions_and_depthwise_layers_are_corrected_too(pair: NetworkPair) -> None:
-    done = correct(pair.integer, pair.exact, pair.samples, rounding="nearest")
+    done = correct(pair.integer, pair.exact, pair.samples, NEAREST)
     assert done.corrected == NAMES
     assert done.rounded == ()
     before, after = read_weights(pair.integer), read_weights(done.tflite)
@@ -308,5 +330,7 @@ def pair_errors(pair: NetworkPair, tflite: bytes) -> list[NDArray[np.float64]]:
 
 def test_samples_come_by_name_by_position_or_bare(pair: NetworkPair) -> None:
     some = pair.samples[:80]
-    made = [correct(pair.integer, pair.exact, given).tflite for given in (some, [some], {"obs": some})]
+    made = [
+        correct(pair.integer, pair.exact, given, Scheme()).tflite for given in (some, [some], {"obs": some})
+    ]
     assert made[0] == made[1] == made[2]

@@ -1,7 +1,5 @@
 """Weights lie on the grid that was asked for, as near to the float ones as it allows."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -9,10 +7,10 @@ from numpy.typing import NDArray
 from edgeqrl.network.read_tflite import read_tflite
 from edgeqrl.network.reference import random_inputs
 from edgeqrl.network.tflite_model import parse_tflite, replace_buffers
-from edgeqrl.quantize.grids import apply_weight_grids, grid_limits, limits_of
+from edgeqrl.quantize.grids import apply_weight_grids, grid_limits, weight_limits
 from edgeqrl.quantize.matching import float_twins
 from edgeqrl.quantize.scheme import Scheme, textbook
-from edgeqrl.quantize.weights_file import LayerWeights, read_weights, write_weights
+from edgeqrl.quantize.weights_file import LayerWeights, read_weights
 from tests.network_pairs import NAMES, NetworkPair, network_pair
 from tests.oracles import require_equal
 from tests.tflite_writer import TFLiteWriter, random_dense_tflite, random_float_tflite
@@ -160,7 +158,7 @@ def test_a_layer_without_a_float_twin_is_made_from_its_integers(pair: NetworkPai
     alone = read_weights(apply_weight_grids(pair.integer, _elu(), scheme))
     twin = read_weights(apply_weight_grids(pair.integer, pair.exact, scheme))
     for name in NAMES:
-        assert limits_of(alone[name]) == (-7, 7)
+        assert np.abs(alone[name].weights).max() == 7
         np.testing.assert_allclose(
             real_rows(alone[name]), real_rows(twin[name]), atol=twin[name].scales.max()
         )
@@ -198,19 +196,11 @@ def test_tiny_weights_beside_a_large_bias_leave_room_for_it(pair: NetworkPair) -
 )
 def test_limits(bits: int, is_symmetric: bool, expected: tuple[int, int]) -> None:
     assert grid_limits(bits, is_symmetric=is_symmetric) == expected
-    layer = next(iter(read_weights(network_pair(np.random.default_rng(0)).integer).values()))
-    weights = np.zeros_like(layer.weights)
-    weights.ravel()[:2] = expected
-    zero_points = layer.zero_points + (not is_symmetric)
-    assert limits_of(replace(layer, weights=weights, zero_points=zero_points)) == expected
-
-
-def test_what_is_beyond_a_narrow_grid_keeps_its_room(pair: NetworkPair) -> None:
-    name, layer = next(iter(read_weights(pair.integer).items()))
-    weights = layer.weights.copy()
-    weights.ravel()[0] = -128
-    assert limits_of(replace(layer, weights=weights)) == (-128, 127)
-    assert read_weights(write_weights(pair.integer, {name: replace(layer, weights=weights)}))
+    scheme = Scheme(
+        symmetry="symmetric" if is_symmetric else "asymmetric", layer_bits=(("a", bits), ("b", 5))
+    )
+    assert weight_limits(scheme, "network/a/MatMul") == expected
+    assert weight_limits(scheme, "network/b/MatMul") == grid_limits(5, is_symmetric=is_symmetric)
 
 
 def test_twins_are_found_where_heads_stand_the_other_way_round(pair: NetworkPair) -> None:

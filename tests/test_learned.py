@@ -168,7 +168,9 @@ def damaged(kind: str, whole: bytes) -> bytes:
 def test_a_damaged_checkpoint_is_none(tmp_path: Path, kind: str, name: str) -> None:
     checkpoint = Checkpoint(tmp_path, "key")
     arrays = {"weights": np.ones(3, np.float32)}
-    checkpoint.keep_states(0, States([np.ones((4, 2), np.float32)], np.zeros(4, np.bool_)))
+    checkpoint.keep_states(
+        0, States([np.ones((4, 2), np.float32)], np.zeros(4, np.bool_), np.ones((4, 3), np.bool_))
+    )
     checkpoint.keep(Standing(0, 1, Moments.fresh(arrays), arrays, 0.5, 1.0))
     assert checkpoint.load() is not None
     assert Checkpoint(tmp_path, "another").load() is None
@@ -285,6 +287,35 @@ def test_beyond_a_bound_only_what_would_come_back_counts() -> None:
     assert float(loss(back, teacher)[0]) == pytest.approx((1.0 / 2.0) ** 2 / 3)
 
 
+@pytest.mark.parametrize("is_stochastic", [False, True])
+def test_what_is_forbidden_does_not_count(is_stochastic: bool) -> None:
+    """Neither its value nor its rank; and a choice that allows nothing has no mask, as heads have it."""
+    import tensorflow as tf
+
+    head, rng = DiscreteHead((3, 2), (0, 0), is_stochastic=is_stochastic), np.random.default_rng(0)
+    outputs = rng.normal(0, 1, (50, 5)).astype(np.float32)
+    mask = np.tile(np.array([[1, 0, 1, 0, 0]], np.float32), (50, 1))
+    scales = LossScales.of(head, [outputs])
+    loss = loss_of(head, scales, num_states=0)
+    student = outputs + np.array([0, 9, 0, 0, 0], np.float32)
+    assert float(np.max(loss([student], [outputs, mask]))) < 1e-5
+    assert float(np.min(loss([student], [outputs]))) > 1e-2
+    np.testing.assert_array_equal(loss([student], [outputs, np.ones_like(mask)]), loss([student], [outputs]))
+    two = loss_of(DiscreteHead((2, 2), (0, 0), is_stochastic=is_stochastic), scales, num_states=0)
+    other = outputs + rng.normal(0, 1, outputs.shape).astype(np.float32)
+    left = [0, 2, 3, 4]
+    wanted = np.asarray(two([other[:, left]], [outputs[:, left]]))
+    given = tf.constant(other)
+    with tf.GradientTape() as tape:
+        tape.watch(given)
+        found = loss([given], [outputs, mask])
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+    gradient = np.asarray(tape.gradient(found, given))
+    assert np.all(np.isfinite(gradient))
+    assert np.all(gradient[:, 1] == 0.0)
+    assert np.any(gradient[:, 3] != 0.0)
+
+
 def test_the_head_of_classes_ignores_a_constant_of_a_row() -> None:
     head, rng = DiscreteHead.single(3), np.random.default_rng(0)
     teacher = [rng.normal(90, 0.1, (50, 3)).astype(np.float32)]
@@ -295,5 +326,5 @@ def test_the_head_of_classes_ignores_a_constant_of_a_row() -> None:
 
 @pytest.mark.parametrize("wrong", [{"rounds": 0}, {"steps": 0}, {"episodes": 0}, {"rounds": 9, "steps": 8}])
 def test_options_that_make_no_sense_are_refused(wrong: dict[str, int]) -> None:
-    with pytest.raises(UsageError, match=r"[Ll]earning"):
+    with pytest.raises(UsageError, match=r"[Ll]earn"):
         Learning(**wrong)  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from edgeqrl.quantize.learned.structure import Structure, read_structure
 from edgeqrl.quantize.learned.twin import Arrays, Twin, start
 from edgeqrl.quantize.learned.write import write_learned
 from edgeqrl.quantize.scheme import Scheme
-from edgeqrl.quantize.weights_file import read_weights, write_weights
+from edgeqrl.quantize.weights_file import ROLES, read_weights, write_weights
 from tests.float_twins import float_twin
 from tests.gru_network import gru_step
 from tests.random_networks import random_network
@@ -61,49 +61,107 @@ def differences(tflite: bytes, twin: Twin, learned: Arrays, seed: int = 0) -> di
     return found
 
 
+Source = tuple[int, float]  # a tensor of a file that is being written, and its scale
+
+
+def linear(
+    writer: TFLiteWriter,
+    rng: np.random.Generator,
+    source: Source,
+    kernel: tuple[int, ...],
+    output: int,
+    operator: str,
+    **options: Any,
+) -> None:
+    """Write an operator with random weights and biases."""
+    role = ROLES[operator]
+    channels, zeros = kernel[role.axis], np.zeros(kernel[role.axis], np.int64)
+    scales = rng.uniform(0.005, 0.02, channels)
+    weights = rng.integers(-127, 128, kernel, np.int8)
+    bias = rng.integers(-500, 500, channels).astype(np.int32)
+    name = writer.tensors[output].name
+    operands = [
+        source[0],
+        writer.tensor(f"{name}/w", kernel, scale=scales, zero_point=zeros, axis=role.axis, data=weights),
+        writer.tensor(
+            f"{name}/b", (channels,), "INT32", scale=source[1] * scales, zero_point=zeros, data=bias
+        ),
+    ]
+    if operator == "TRANSPOSE_CONV":
+        shape = np.array(writer.tensors[output].shape, np.int32)
+        image, weights_at, bias_at = operands
+        operands = [writer.tensor(f"{name}/shape", (4,), "INT32", data=shape), weights_at, image, bias_at]
+    writer.operator(operator, operands, [output], **options)
+
+
 def conv_network(rng: np.random.Generator) -> bytes:
     """Return a convolution, a depthwise one with strides, a mean and a dense layer with tanh."""
     writer = TFLiteWriter()
-
-    def linear(name: str, source: tuple[int, float], kernel: tuple[int, ...], axis: int, out: Any) -> int:
-        index, scale = source
-        scales = rng.uniform(0.005, 0.02, kernel[axis])
-        zeros = np.zeros(kernel[axis], np.int64)
-        weights = rng.integers(-127, 128, kernel, np.int8)
-        bias = rng.integers(-500, 500, kernel[axis]).astype(np.int32)
-        operands = [
-            index,
-            writer.tensor(f"{name}/w", kernel, scale=scales, zero_point=zeros, axis=axis, data=weights),
-            writer.tensor(
-                f"{name}/b", bias.shape, "INT32", scale=scale * scales, zero_point=zeros, data=bias
-            ),
-        ]
-        shape, operator, options, quantization = out
-        result = writer.tensor(name, shape, scale=quantization[0], zero_point=quantization[1])
-        writer.operator(operator, operands, [result], **options)
-        return result
-
     image = writer.tensor("image", (1, 7, 6, 3), scale=0.02, zero_point=-5)
     same = {"padding": "SAME", "fused_activation": "RELU"}
-    conv = linear("conv", (image, 0.02), (4, 3, 3, 3), 0, ((1, 7, 6, 4), "CONV_2D", {**same}, (0.06, -128)))
+    conv = writer.tensor("conv", (1, 7, 6, 4), scale=0.06, zero_point=-128)
+    linear(writer, rng, (image, 0.02), (4, 3, 3, 3), conv, "CONV_2D", **same)
     strided = {**same, "stride_h": 2, "stride_w": 1, "depth_multiplier": 2}
-    depth = linear(
-        "depth", (conv, 0.06), (1, 3, 3, 8), 3, ((1, 4, 6, 8), "DEPTHWISE_CONV_2D", strided, (0.05, -128))
-    )
+    depth = writer.tensor("depth", (1, 4, 6, 8), scale=0.05, zero_point=-128)
+    linear(writer, rng, (conv, 0.06), (1, 3, 3, 8), depth, "DEPTHWISE_CONV_2D", **strided)
     axes = writer.tensor("axes", (2,), "INT32", data=np.array([1, 2], np.int32))
     mean = writer.tensor("mean", (1, 8), scale=0.03, zero_point=-120)
     writer.operator("MEAN", [depth, axes], [mean], keep_dims=False)
-    dense = linear("dense", (mean, 0.03), (3, 8), 0, ((1, 3), "FULLY_CONNECTED", {}, (0.04, 7)))
+    dense = writer.tensor("dense", (1, 3), scale=0.04, zero_point=7)
+    linear(writer, rng, (mean, 0.03), (3, 8), dense, "FULLY_CONNECTED")
     scale, zero_point = TABLE_OUTPUTS["TANH"]
     action = writer.tensor("action", (1, 3), scale=scale, zero_point=zero_point)
     writer.operator("TANH", [dense], [action])
     return writer.finish([image], [action])
 
 
+def convolution(operator: str, kernel: tuple[int, ...], shape: tuple[int, ...], **options: Any) -> bytes:
+    """Return one convolution of an image of 9 x 8 pixels and 4 channels."""
+    writer, rng = TFLiteWriter(), np.random.default_rng(4)
+    image = writer.tensor("image", (1, 9, 8, 4), scale=0.02, zero_point=-5)
+    output = writer.tensor("conv", shape, scale=0.2, zero_point=9)
+    linear(writer, rng, (image, 0.02), kernel, output, operator, **options)
+    return writer.finish([image], [output])
+
+
+def with_a_plain_number(rng: np.random.Generator) -> bytes:
+    """Return 1 - a dense layer's output; the 1 is a constant without axes, as of a Keras GRU."""
+    writer = TFLiteWriter()
+    x = writer.tensor("x", (1, 5), scale=0.05, zero_point=3)
+    dense = writer.tensor("dense", (1, 3), scale=0.08, zero_point=-9)
+    linear(writer, rng, (x, 0.05), (3, 5), dense, "FULLY_CONNECTED")
+    one = writer.tensor("one", (), scale=1 / 255, zero_point=-128, data=np.array(127, np.int8))
+    rest = writer.tensor("rest", (1, 3), scale=0.09, zero_point=2)
+    writer.operator("SUB", [one, dense], [rest])
+    return writer.finish([x], [rest])
+
+
+def dilation(height: int, width: int) -> dict[str, int]:
+    return {"dilation_h_factor": height, "dilation_w_factor": width}
+
+
 NETWORKS = {
     "dense": lambda: random_dense_tflite(np.random.default_rng(1), [5, 16, 9, 3], ["RELU", "RELU6", "NONE"]),
     "conv": lambda: conv_network(np.random.default_rng(2)),
     "gru": lambda: gru_step(np.random.default_rng(3)),
+    "number": lambda: with_a_plain_number(np.random.default_rng(1)),
+    "dilated": lambda: convolution("CONV_2D", (3, 3, 2, 4), (1, 5, 6, 3), padding="VALID", **dilation(2, 2)),
+    "dilated in height": lambda: convolution(
+        "CONV_2D", (3, 2, 3, 4), (1, 9, 8, 3), padding="SAME", **dilation(3, 1)
+    ),
+    "grouped": lambda: convolution("CONV_2D", (6, 3, 3, 2), (1, 5, 8, 6), padding="SAME", stride_h=2),
+    "grouped and dilated": lambda: convolution(
+        "CONV_2D", (4, 2, 2, 1), (1, 9, 8, 4), padding="SAME", **dilation(2, 3)
+    ),
+    "depthwise dilated": lambda: convolution(
+        "DEPTHWISE_CONV_2D", (1, 3, 2, 8), (1, 5, 5, 8), padding="VALID", depth_multiplier=2, **dilation(2, 3)
+    ),
+    "transposed, cut at both ends": lambda: convolution(
+        "TRANSPOSE_CONV", (3, 4, 2, 4), (1, 18, 8, 3), padding="SAME", stride_h=2
+    ),
+    "transposed, with gaps": lambda: convolution(
+        "TRANSPOSE_CONV", (3, 2, 1, 4), (1, 27, 16, 3), padding="SAME", stride_h=3, stride_w=2
+    ),
 }
 
 
@@ -119,6 +177,42 @@ def test_a_twin_begins_as_the_integer_network(name: str) -> None:
     for layer in before:
         np.testing.assert_array_equal(before[layer].weights, after[layer].weights)
         np.testing.assert_array_equal(before[layer].bias, after[layer].bias)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_twin_runs_and_its_gradients_reach_all_weights(name: str) -> None:
+    """Compiled, as learning does it: TensorFlow has no gradients of some convolutions."""
+    import tensorflow as tf
+
+    tflite = NETWORKS[name]()
+    structure = structure_of(tflite, num_states=int(name == "gru"))
+    twin, learned, network = Twin(structure), start(structure), structure.network
+    integers = random_inputs(network, np.random.default_rng(1), 16)
+    rows = []
+    for tensor, values in zip((network.tensors[n] for n in structure.inputs), integers.values(), strict=True):
+        flat = values.reshape(len(values), -1).astype(np.float32)
+        rows.append((flat - np.float32(tensor.zero_point)) * np.float32(tensor.scale))
+
+    @tf.function(autograph=False)  # type: ignore[untyped-decorator]
+    def outputs_and_gradients(given: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(given)
+            outputs = twin.run(given, rows)
+            total = sum(tf.reduce_sum(tf.square(values)) for values in outputs)
+        return outputs, tape.gradient(total, given)
+
+    outputs, gradients = outputs_and_gradients({k: tf.constant(v) for k, v in learned.items()})
+    wanted = Reference(network).run(integers)
+    for output, values in zip(structure.outputs, outputs, strict=True):
+        tensor = network.tensors[output]
+        steps = np.asarray(values) / tensor.scale + tensor.zero_point
+        exact = wanted[output].reshape(len(steps), -1)
+        assert np.mean(np.abs(steps - exact)) < 0.5, "a rounding that goes the other way here and there"
+    for layer in structure.grids:
+        for kind in ("weights", "bias", "step"):
+            found = np.asarray(gradients[f"{kind}/{layer}"])
+            assert np.all(np.isfinite(found))
+            assert np.any(found), f"{kind} of {layer}"
 
 
 @pytest.mark.parametrize("bits", [8, 3])

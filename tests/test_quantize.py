@@ -18,6 +18,7 @@ from edgeqrl.agents.from_keras import agent_from_model
 from edgeqrl.agents.heads import DiscreteHead
 from edgeqrl.agents.options import AgentOptions
 from edgeqrl.agents.tensorflow_runtime import import_keras
+from edgeqrl.backends.host_c import HostCPolicy
 from edgeqrl.backends.keras import KerasPolicy
 from edgeqrl.backends.network_policy import NetworkPolicy
 from edgeqrl.backends.reference import open_network
@@ -30,11 +31,13 @@ from edgeqrl.network.parts import ObservationPart
 from edgeqrl.network.read_tflite import parse_tflite
 from edgeqrl.preprocessing import Preprocessing
 from edgeqrl.quantize import tflite
+from edgeqrl.quantize.error_estimate import ErrorEstimate
 from edgeqrl.quantize.frozen import freeze
 from edgeqrl.quantize.quantize import QuantizedPolicy, quantize
 from edgeqrl.quantize.samples import network_samples, run_both
 from edgeqrl.quantize.scheme import Scheme, require_scheme
 from edgeqrl.quantize.tflite import Converter
+from edgeqrl.quantize.weights_file import read_weights
 from edgeqrl.rollout import rollout
 from tests.oracles import require_equal
 
@@ -221,15 +224,83 @@ def test_a_network_that_is_no_chain_of_dense_layers_is_corrected_too(converter: 
     assert quantized.scheme.bias_correction
 
 
-def test_the_scheme_says_what_was_not_done(converter: Converter) -> None:
+@pytest.mark.parametrize("activations", ["int8", "int16"])
+def test_layers_without_a_bias_are_corrected_too(activations: str, converter: Converter) -> None:
     keras = import_keras()
-    layers = [keras.layers.Dense(8, "relu", use_bias=False), keras.layers.Dense(2, use_bias=False)]
-    env = make_cartpole()
-    agent = agent_from_model(
-        keras.Sequential([keras.Input((4,)), *layers]), env.observation_space, env.action_space
+    keras.utils.set_random_seed(0)
+    layers = [
+        keras.layers.Conv2D(4, 3, use_bias=False),
+        keras.layers.DepthwiseConv2D(2, use_bias=False, activation="relu"),
+        keras.layers.Flatten(),
+        keras.layers.Dense(2, use_bias=False),
+    ]
+    space = gymnasium.spaces.Box(-3.0, 3.0, (6, 6, 2))
+    model = keras.Sequential([keras.Input((6, 6, 2)), *layers])
+    agent = agent_from_model(model, space, gymnasium.spaces.Discrete(2))
+    values = np.random.default_rng(0).normal(size=(90, 6, 6, 2)).clip(-3, 3)
+    made = quantize(
+        agent, recorded(values), scheme=Scheme(weight_bits=3, activations=activations), converter=converter
     )
+    assert made.scheme.bias_correction
+    biases = [layer.bias for layer in read_weights(made.tflite).values()]
+    assert len(biases) == 3
+    assert all(bias is not None and np.any(bias) for bias in biases)
+    kind = np.dtype(activations)
+    inputs = np.random.default_rng(1).integers(-127, 128, (50, 72)).astype(kind)
+    for runtime in ("tflm", "tflite-runtime"):
+        assert require_equal(runtime, [(made.tflite, [inputs])]) == 100
+    policy, starts = made.integer_policy(), np.ones(90, np.bool_)
+    (in_c, _), (reference, _) = (
+        opened.act(values.astype(np.float32), None, episode_start=starts)
+        for opened in (
+            HostCPolicy(policy),
+            NetworkPolicy(open_network(made.tflite), policy, "reference"),
+        )
+    )
+    np.testing.assert_array_equal(in_c, reference)
+
+
+def test_the_scheme_says_what_was_not_done(converter: Converter) -> None:
+    """Of four rows no rounding can be judged."""
+    keras = import_keras()
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(2)])
+    env = make_cartpole()
+    agent = agent_from_model(model, env.observation_space, env.action_space)
     scheme = quantize(agent, recorded(np.eye(4)), converter=converter).scheme
-    assert not scheme.bias_correction
+    assert scheme.rounding == "nearest"
+
+
+@pytest.mark.parametrize(
+    ("scheme", "bits", "is_per_tensor", "activation_bits"),
+    [
+        (Scheme(), 8, False, 8),
+        (Scheme(weight_bits=3), 3, False, 8),
+        (Scheme(granularity="per_tensor"), 8, True, 8),
+        (Scheme(granularity="per_group", weight_bits=2), 2, False, 8),
+        (Scheme(activations="int16"), 8, False, 16),
+    ],
+)
+def test_rewrites_are_weighed_by_the_integers_that_follow(
+    scheme: Scheme,
+    bits: int,
+    is_per_tensor: bool,
+    activation_bits: int,
+    value_agent: Agent,
+    calibration: CalibrationSet,
+    converter: Converter,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    weighed = []
+
+    class Estimate(ErrorEstimate):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            weighed.append(options)
+            super().__init__(*arguments, **options)
+
+    monkeypatch.setattr("edgeqrl.quantize.file_rewrites.ErrorEstimate", Estimate)
+    quantize(value_agent, calibration, scheme=scheme, converter=converter)
+    expected = {"weight_bits": bits, "is_per_tensor": is_per_tensor, "activation_bits": activation_bits}
+    assert weighed == [expected]
 
 
 def test_a_final_softmax_is_dropped_except_by_the_bare_converter(converter: Converter) -> None:

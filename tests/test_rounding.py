@@ -13,7 +13,7 @@ from edgeqrl.quantize.correction import correct
 from edgeqrl.quantize.grids import apply_weight_grids
 from edgeqrl.quantize.matching import float_twins
 from edgeqrl.quantize.rounding import MOST_TERMS, Part, is_roundable, parts_of, round_rows
-from edgeqrl.quantize.scheme import Scheme
+from edgeqrl.quantize.scheme import GRANULARITIES, SYMMETRIES, Scheme
 from edgeqrl.quantize.weights_file import read_weights
 from tests.network_pairs import NAMES, NetworkPair, network_pair
 from tests.oracles import require_equal
@@ -29,9 +29,10 @@ def pair(request: pytest.FixtureRequest) -> NetworkPair:
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_outputs_come_nearer_on_fresh_inputs(pair: NetworkPair, bits: int) -> None:
-    coarse = apply_weight_grids(pair.integer, pair.exact, Scheme(weight_bits=bits))
-    plain = correct(coarse, pair.exact, pair.samples, rounding="nearest")
-    done = correct(coarse, pair.exact, pair.samples)
+    scheme = Scheme(weight_bits=bits)
+    coarse = apply_weight_grids(pair.integer, pair.exact, scheme)
+    plain = correct(coarse, pair.exact, pair.samples, replace(scheme, rounding="nearest"))
+    done = correct(coarse, pair.exact, pair.samples, scheme)
     assert done.rounding == "adaround"
     is_int8 = bits == 8 and "int8" in {t.dtype for t in read_tflite(pair.integer).tensors.values()}
     assert bool(done.rounded) != is_int8, "where 8 bits of activations decide, the nearest stay"
@@ -39,18 +40,19 @@ def test_outputs_come_nearer_on_fresh_inputs(pair: NetworkPair, bits: int) -> No
     assert pair.error(done.tflite) < limit * pair.error(plain.tflite)
 
 
-@pytest.mark.parametrize("symmetry", ["symmetric", "asymmetric"])
-@pytest.mark.parametrize("bits", [2, 4])
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+@pytest.mark.parametrize("symmetry", SYMMETRIES)
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_each_weight_stays_on_its_grid_within_a_step_of_the_nearest(
-    pair: NetworkPair, bits: int, symmetry: str
+    pair: NetworkPair, bits: int, symmetry: str, granularity: str
 ) -> None:
-    scheme = Scheme(weight_bits=bits, symmetry=symmetry)
+    scheme = Scheme(weight_bits=bits, symmetry=symmetry, granularity=granularity, group_size=4)
     coarse = apply_weight_grids(pair.integer, pair.exact, scheme)
-    done = correct(coarse, pair.exact, pair.samples)
+    done = correct(coarse, pair.exact, pair.samples, scheme)
     before, after = read_weights(coarse), read_weights(done.tflite)
     half = 2 ** (bits - 1)
     assert set(done.rounded) <= set(NAMES)
-    assert len(done.rounded) >= 3
+    assert done.rounded or bits == 8
     for name in NAMES:
         old, new = before[name].weights.astype(int), after[name].weights.astype(int)
         assert np.abs(new - old).max() <= 1
@@ -61,9 +63,36 @@ def test_each_weight_stays_on_its_grid_within_a_step_of_the_nearest(
         np.testing.assert_array_equal(after[name].zero_points, before[name].zero_points)
 
 
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_a_grid_that_is_not_symmetric_may_have_its_zero_point_at_zero(bits: int) -> None:
+    """Of 2^bits integers the one below the symmetric grid is used there, and none beyond them."""
+    half = 2 ** (bits - 1)
+    scheme = Scheme(weight_bits=bits, granularity="per_tensor", symmetry="asymmetric")
+    seen = set()
+    for seed in range(6):
+        pair = network_pair(np.random.default_rng(seed))
+        coarse = apply_weight_grids(pair.integer, pair.exact, scheme)
+        after = read_weights(correct(coarse, pair.exact, pair.samples, scheme).tflite)
+        for layer in after.values():
+            assert layer.weights.min() >= -half
+            assert layer.weights.max() <= half - 1
+            if not np.any(layer.zero_points):
+                seen.add(int(layer.weights.min()))
+    assert -half in seen, "the test could not fail"
+
+
+def test_layers_with_bits_of_their_own_stay_on_their_grids(pair: NetworkPair) -> None:
+    scheme = Scheme(weight_bits=4, layer_bits=(("layer_3", 2), ("layer_4", 8)))
+    coarse = apply_weight_grids(pair.integer, pair.exact, scheme)
+    after = read_weights(correct(coarse, pair.exact, pair.samples, scheme).tflite)
+    limits = {name: int(np.abs(after[name].weights.astype(int)).max()) for name in NAMES}
+    assert limits == {"layer_0": 7, "layer_1": 7, "layer_3": 1, "layer_4": 127}
+
+
 def test_weights_are_rounded_without_touching_biases(pair: NetworkPair) -> None:
-    coarse = apply_weight_grids(pair.integer, pair.exact, Scheme(weight_bits=3))
-    done = correct(coarse, pair.exact, pair.samples, bias_correction=False)
+    scheme = Scheme(weight_bits=3, bias_correction=False)
+    coarse = apply_weight_grids(pair.integer, pair.exact, scheme)
+    done = correct(coarse, pair.exact, pair.samples, scheme)
     assert done.corrected == ()
     before, after = read_weights(coarse), read_weights(done.tflite)
     for name in NAMES:
@@ -72,9 +101,10 @@ def test_weights_are_rounded_without_touching_biases(pair: NetworkPair) -> None:
 
 
 def test_the_same_samples_give_the_same_bytes_and_run_on_the_interpreters(pair: NetworkPair) -> None:
-    coarse = apply_weight_grids(pair.integer, pair.exact, Scheme(weight_bits=4))
-    done = correct(coarse, pair.exact, pair.samples)
-    assert correct(coarse, pair.exact, pair.samples).tflite == done.tflite
+    scheme = Scheme(weight_bits=4)
+    coarse = apply_weight_grids(pair.integer, pair.exact, scheme)
+    done = correct(coarse, pair.exact, pair.samples, scheme)
+    assert correct(coarse, pair.exact, pair.samples, scheme).tflite == done.tflite
     given = list(random_inputs(read_tflite(done.tflite), np.random.default_rng(0), 30).values())
     for runtime in ("tflm", "tflite-runtime"):
         assert require_equal(runtime, [(done.tflite, given)]) == 90
@@ -82,13 +112,13 @@ def test_the_same_samples_give_the_same_bytes_and_run_on_the_interpreters(pair: 
 
 def test_no_channel_is_worse_on_samples_held_out(pair: NetworkPair) -> None:
     """Inputs that say nothing about the float network's outputs: rounding by them must not be kept."""
-    coarse = apply_weight_grids(pair.integer, pair.exact, Scheme(weight_bits=4))
+    scheme = Scheme(weight_bits=4, bias_correction=False)
+    coarse = apply_weight_grids(pair.integer, pair.exact, scheme)
     rng = np.random.default_rng(1)
     few = pair.samples[:64] * rng.choice([0.0, 1.0], (64, 1, 1, 1), p=[0.9, 0.1]).astype(np.float32)
-    plain = correct(coarse, pair.exact, few, rounding="nearest", bias_correction=False)
-    done = correct(coarse, pair.exact, few, bias_correction=False)
+    done = correct(coarse, pair.exact, few, scheme)
     held_out = few[3::4]
-    errors = [first_layer_errors(pair, x.tflite, held_out) for x in (plain, done)]
+    errors = [first_layer_errors(pair, x, held_out) for x in (coarse, done.tflite)]
     assert np.all(errors[1] <= errors[0])
 
 
@@ -107,30 +137,35 @@ def first_layer_errors(pair: NetworkPair, tflite: bytes, values: NDArray[np.floa
 
 
 def test_too_few_samples_leave_the_weights(pair: NetworkPair) -> None:
-    done = correct(pair.integer, pair.exact, pair.samples[:40])
+    done = correct(pair.integer, pair.exact, pair.samples[:40], Scheme())
     assert (done.tried, done.rounded, done.rounding) == ((), (), "nearest")
     assert done.corrected == NAMES
 
 
-def test_tied_weights_stay() -> None:
-    tflite = twin_towers(is_tied=True)
-    old = read_weights(tflite)
+@pytest.mark.parametrize("is_tied", [True, False])
+def test_tied_weights_stay(is_tied: bool) -> None:
+    """A layer that has its weights alone is rounded by its output."""
+    tflite = twin_towers(is_tied=is_tied)
+    values = (read_weights(tflite)["out0"].weights * 0.02 + 0.007).astype(np.float32)
     writer = TFLiteWriter()
     sources = [writer.tensor(f"in{i}", (1, 4), "FLOAT32") for i in range(2)]
-    values = (old["out0"].weights * 0.02 + 0.007).astype(np.float32)
     weights = writer.tensor("w", (3, 4), "FLOAT32", data=values)
     biases = [writer.tensor(f"b{i}", (3,), "FLOAT32", data=np.ones(3, np.float32)) for i in range(2)]
     targets = [writer.tensor(f"out{i}", (1, 3), "FLOAT32") for i in range(2)]
     for source, bias, target in zip(sources, biases, targets, strict=True):
         writer.operator("FULLY_CONNECTED", [source, weights, bias], [target])
-    samples = list(np.random.default_rng(0).normal(size=(2, 200, 4)).astype(np.float32))
-    done = correct(tflite, writer.finish(sources, targets), samples)
-    assert done.rounded == ()
+    exact = writer.finish(sources, targets)
+    mixing = np.random.default_rng(1).normal(size=(2, 2, 4))  # two numbers behind four features
+    samples = list((np.random.default_rng(0).normal(size=(2, 200, 2)) @ mixing).astype(np.float32))
+    scheme = Scheme(weight_bits=3)
+    coarse = apply_weight_grids(tflite, exact, scheme)
+    done = correct(coarse, exact, samples, scheme)
     assert set(done.corrected) == {"out0", "out1"}
-    assert len(done.tflite) == len(tflite)
-    for name, layer in read_weights(done.tflite).items():
-        assert layer.is_tied
-        np.testing.assert_array_equal(layer.weights, old[name].weights)
+    assert bool(done.rounded) != is_tied
+    before, after = read_weights(coarse), read_weights(done.tflite)
+    for name, layer in after.items():
+        assert layer.is_tied == is_tied
+        assert np.array_equal(layer.weights, before[name].weights) == (name not in done.rounded)
 
 
 def test_a_row_by_hand() -> None:

@@ -1,10 +1,12 @@
 """Scheme: one value says how a policy is made integer; presets, parts, JSON and options agree on it."""
 
 import itertools
+import json
 import shlex
 from dataclasses import fields, replace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -105,7 +107,8 @@ def test_parts_are_overridden_and_lists_add_up() -> None:
         ("ranges=max", "ranges must be one of min_max"),
         ("layer_ranges=a:b", "ranges of 'a' must be one of"),
         ("rewrites=centre", "got 'centre'"),
-        ("group_size=0", "at least 1"),
+        ("group_size=0", "must be 1 to 1,000,000"),
+        ("group_size=99999999999999999999", "must be 1 to 1,000,000"),
         ("group_size=4", "goes with granularity=per_group"),
         ("layer_bits=:4", "write LAYER:VALUE"),
         ("layer_bits=", "a name is empty"),
@@ -118,6 +121,11 @@ def test_parts_are_overridden_and_lists_add_up() -> None:
 def test_wrong_parts_are_told(part: str, why: str) -> None:
     with pytest.raises(UsageError, match=why):
         Scheme().with_parts([part])
+
+
+def test_number_that_is_given_twice_is_refused() -> None:
+    with pytest.raises(UsageError, match="weight_bits= is given twice"):
+        Scheme().with_parts(["weight_bits=4", "weight_bits=5"])
 
 
 @pytest.mark.parametrize(
@@ -133,6 +141,56 @@ def test_wrong_parts_are_told(part: str, why: str) -> None:
 def test_parts_that_contradict_each_other_are_refused(parts: list[str], why: str) -> None:
     with pytest.raises(UsageError, match=why):
         Scheme().with_parts(parts)
+
+
+@pytest.mark.parametrize(
+    ("parts", "why"),
+    [
+        ({"weight_bits": 4.0}, "weight_bits must be a whole number, got 4.0"),
+        ({"weight_bits": True}, "weight_bits must be a whole number, got True"),
+        ({"group_size": "4"}, "group_size must be a whole number, got '4'"),
+        ({"layer_bits": (("a", 4.0),)}, "layer_bits of 'a' must be a whole number, got 4.0"),
+        ({"layer_bits": (("a", 9),)}, "2 to 8 bits, got 9 for 'a'"),
+        ({"layer_bits": (("a", 4), ("a", 2))}, "layer_bits= names 'a' twice"),
+        ({"layer_bits": ("a", 4)}, "layer_bits must be a list of pairs"),
+        ({"layer_bits": "ab"}, "layer_bits must be a list of pairs"),
+        ({"layer_bits": ((1, 4),)}, "layer_bits must be a list of pairs"),
+        ({"layer_ranges": (("a", ["kl"]),)}, "ranges of 'a' must be one of"),
+        ({"layer_ranges": (("a", "kl"), ("a", "mse"))}, "layer_ranges= names 'a' twice"),
+        ({"wide": "input"}, "wide must be a list of names, got 'input'"),
+        ({"wide": (1,)}, "wide must be a list of names"),
+        ({"wide": ("input", "input")}, "wide= names 'input' twice"),
+        ({"rewrites": "scale_inputs"}, "rewrites must be a list of names"),
+        ({"rewrites": True}, "rewrites must be a list of names, got True"),
+        ({"learned": 1}, "learned must be true or false, got 1"),
+        ({"bias_correction": "false"}, "bias_correction must be true or false, got 'false'"),
+        ({"activations": 8}, "activations must be one of int8, int16, got '8'"),
+    ],
+)
+def test_values_of_another_kind_are_refused(parts: dict[str, Any], why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        Scheme(**parts)
+
+
+def test_lists_and_numbers_of_numpy_make_the_same_scheme() -> None:
+    given: dict[str, Any] = {
+        "weight_bits": np.int64(4),
+        "layer_bits": [["b", np.int8(3)], ["a", 2]],
+        "layer_ranges": [["a", "kl"]],
+        "wide": ["output", "input"],
+        "rewrites": ["equalise", "scale_inputs"],
+    }
+    scheme = Scheme(**given)
+    assert scheme == Scheme(
+        weight_bits=4,
+        layer_bits=(("a", 2), ("b", 3)),
+        layer_ranges=(("a", "kl"),),
+        wide=("input", "output"),
+        rewrites=("scale_inputs", "equalise"),
+    )
+    assert scheme.label == "w4a8 wide=input,output a:w2 b:w3"
+    assert Scheme.from_json(json.loads(json.dumps(scheme.to_json()))) == scheme
+    assert len({scheme, Scheme(**given)}) == 1
 
 
 def test_wide_activations_of_a_preset_are_refused_where_all_are_wide() -> None:
@@ -199,6 +257,10 @@ def test_schemes_of_earlier_versions_are_read() -> None:
         {**Scheme().to_json(), "layer_bits": [["a", "4"]]},
         {**Scheme().to_json(), "rewrites": ["unknown"]},
         {**Scheme().to_json(), "wide": "input"},
+        {**Scheme().to_json(), "wide": ["input", 1]},
+        {**Scheme().to_json(), "layer_bits": [["a", 4], ["a", 2]]},
+        {**Scheme().to_json(), "group_size": True},
+        {**Scheme().to_json(), "ranges": ["mse"]},
         {**Scheme().to_json(), "more": 1},
     ],
 )

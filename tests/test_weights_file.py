@@ -15,6 +15,7 @@ from edgeqrl.network.tflite_model import parse_tflite
 from edgeqrl.quantize.weights_file import LayerWeights, read_weights, write_weights
 from tests.network_pairs import LAYERS, NAMES, network_pair
 from tests.oracles import Case, require_equal
+from tests.random_linear import random_case
 from tests.tflite_writer import TFLiteWriter
 
 DATA = Path(__file__).parent / "data"
@@ -136,6 +137,28 @@ def test_a_bias_of_zeros_that_layers_share_is_left_alone() -> None:
     layers = read_weights(tflite)
     halved = {name: replace(layer, scales=layer.scales / 2) for name, layer in layers.items()}
     assert len(write_weights(tflite, halved)) == len(tflite)
+
+
+def test_only_layers_that_can_take_one_get_a_bias() -> None:
+    rng = np.random.default_rng(0)
+    for operator in ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV"):
+        tflite, given = random_case(rng, operator, "INT8", bias=None)
+        ((name, layer),) = read_weights(tflite).items()
+        bias = rng.integers(-500, 500, layer.num_channels)
+        new = {name: replace(layer, bias=bias, bias_dtype="INT32")}
+        assert layer.may_have_bias == (operator != "TRANSPOSE_CONV")
+        if not layer.may_have_bias:
+            with pytest.raises(ValueError, match="keeps its bias"):
+                write_weights(tflite, new)
+            continue
+        written = write_weights(tflite, new)
+        found = read_weights(written)[name]
+        np.testing.assert_array_equal(found.bias, bias)
+        np.testing.assert_array_equal(found.weights, layer.weights)
+        # Of dense layers with several rows tflite-runtime gives another answer, whatever the bias.
+        for runtime in ("tflm", "tflite-runtime")[: 1 if operator == "FULLY_CONNECTED" else 2]:
+            assert require_equal(runtime, [(written, list(given))]) > 0
+        assert write_weights(written, read_weights(written)) == written
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [

@@ -10,7 +10,7 @@ import pytest
 from edgeqrl.agents.agent import Agent
 from edgeqrl.agents.from_keras import agent_from_model
 from edgeqrl.agents.tensorflow_runtime import import_keras
-from edgeqrl.errors import ConverterError, UsageError
+from edgeqrl.errors import ConverterError, UnsupportedOperatorError, UsageError
 from edgeqrl.network.edges import ObservationEdge, quantize_observations
 from edgeqrl.network.float_reference import FloatReference
 from edgeqrl.network.read_tflite import parse_tflite, read_tflite
@@ -45,6 +45,21 @@ def agent_of(kind: str) -> Agent:
         x = keras.Input(shape)
         parts = layers.Concatenate()([layers.Dense(3, "tanh", name="seen")(x), x])
         model = keras.Model(x, layers.Dense(2)(layers.Dense(8, "relu")(parts)))
+    elif kind == "shared":  # one layer, twice: its two inputs have two scales
+        shape = (5,)
+        x = keras.Input(shape)
+        first, twice, last = (
+            layers.Dense(units, activation, bias_initializer="ones")
+            for units, activation in ((6, "relu"), (6, "relu"), (2, None))
+        )
+        both = [twice(first(x)), twice(twice(first(x)))]
+        model = keras.Model(x, last(layers.Concatenate()(both)))
+    elif kind.startswith("elu"):
+        shape = (5,)
+        hidden = [layers.Dense(8, "elu", name="first"), layers.Dense(8, "relu", name="second")]
+        model = keras.Sequential(
+            [keras.Input(shape), *hidden, layers.Dense(2, "elu" if kind == "elu_last" else None)]
+        )
     else:
         shape = (2, 3)
         hidden = [layers.Flatten(), layers.Dense(8, "relu", name="first"), layers.Dense(8, "relu")]
@@ -58,13 +73,13 @@ def versions(converter: Converter) -> dict[str, Versions]:
     return {kind: made(agent_of(kind), converter) for kind in ("chain", "convolution", "joined", "gru")}
 
 
-def made(agent: Agent, converter: Converter) -> Versions:
+def made(agent: Agent, converter: Converter, wide: str = "int16") -> Versions:
     graph = freeze(agent)
     exact = converter.to_float(graph)
     ranges = converter.observe(exact, samples_of(agent.input_shapes, 200))
     int8, int16 = (
         converter.quantize(exact, ranges, activations=bits, num_states=graph.num_states)
-        for bits in ("int8", "int16")
+        for bits in ("int8", wide)
     )
     return int8, int16, exact, graph.num_states
 
@@ -102,7 +117,7 @@ def dtypes(tflite: bytes) -> tuple[str, str]:
 def widths(tflite: bytes) -> list[str]:
     """Return each operator with the type of its output, in short."""
     model = parse_tflite(tflite)
-    short = {"INT8": "8", "INT16": "w"}
+    short = {"INT8": "8", "INT16": "w", "FLOAT32": "f"}
     return [f"{op.name}:{short[model.tensors[op.outputs[0]].dtype]}" for op in model.operators]
 
 
@@ -144,6 +159,102 @@ def test_a_mixed_network_is_read_equals_the_oracles_and_is_nearer_to_the_float_o
         assert require_equal("tflite-runtime", [(mixed, inputs)]) >= 400
     assert len(int8) * 0.8 < len(mixed) < len(int16) * 1.1
     assert error(int16, exact) < 1.02 * error(mixed, exact) < 1.05 * error(int8, exact)
+
+
+NARROW_CASES = [
+    ("elu", ["input"], ("w", "8")),
+    ("elu", ["output"], ("8", "w")),
+    ("elu", ["input", "output"], ("w", "w")),
+    ("elu", ["first"], ("8", "8")),
+    ("elu", ["second"], ("8", "8")),
+    ("elu_last", ["input"], ("w", "8")),
+    ("shared", ["input"], ("w", "8")),
+    ("shared", ["output"], ("8", "w")),
+    ("shared", ["shared_layer"], ("8", "8")),
+]
+
+
+@pytest.fixture(scope="module")
+def partly_float(converter: Converter) -> dict[str, Versions]:
+    """Return versions in which what has no 16-bit form is float in the second."""
+    kinds = ("elu", "elu_last", "shared")
+    return {kind: made(agent_of(kind), converter, "int16_or_float") for kind in kinds}
+
+
+@pytest.mark.parametrize(("kind", "names", "types"), NARROW_CASES)
+def test_what_has_no_wide_form_stays_narrow_and_the_rest_is_wide(
+    kind: str,
+    names: list[str],
+    types: tuple[str, str],
+    converter: Converter,
+    partly_float: dict[str, Versions],
+) -> None:
+    int8, wide, exact, _ = partly_float[kind]
+    names = [_shared(exact)] if names == ["shared_layer"] else names
+    mixed = widen(converter, int8, wide, names)
+    assert dtypes(mixed) == types
+    assert "FULLY_CONNECTED:w" in widths(mixed)
+    assert widths(mixed).count("ELU:f") == widths(int8).count("ELU:f")
+    network, rng = read_tflite(mixed), np.random.default_rng(1)
+    (tensor,) = (network.tensors[name] for name in network.inputs)
+    info = np.iinfo(tensor.dtype)
+    inputs = [rng.integers(info.min + 1, info.max + 1, (200, *tensor.shape)).astype(tensor.dtype)]
+    assert require_equal("tflm", [(mixed, inputs)]) >= 400
+    assert error(mixed, exact) < 1.05 * error(int8, exact)
+
+
+def _shared(exact: bytes) -> str:
+    model = parse_tflite(exact)
+    return model.tensors[model.operators[1].outputs[0]].name
+
+
+@pytest.mark.parametrize(("kind", "names"), [("chain", ["input", "output"]), ("gru", ["state"])])
+def test_where_all_has_a_wide_form_none_is_left_narrow(
+    kind: str, names: list[str], converter: Converter
+) -> None:
+    agent = agent_of(kind)
+    made_twice = (made(agent, converter, wide) for wide in ("int16", "int16_or_float"))
+    first, second = (widen(converter, *v[:2], names, num_states=v[3]) for v in made_twice)
+    assert first == second
+
+
+def test_what_cannot_be_wide_is_refused_by_name(
+    converter: Converter, partly_float: dict[str, Versions]
+) -> None:
+    int8, wide, exact, _ = partly_float["elu_last"]
+    with pytest.raises(UnsupportedOperatorError, match=r"'output' cannot have 16 bits: .* form of ELU at '"):
+        widen(converter, int8, wide, ["output"])
+    (name,) = (t.name for t in parse_tflite(exact).tensors if t.name.endswith("first/Elu"))
+    with pytest.raises(UnsupportedOperatorError, match=f"form of ELU at '{name}'"):
+        widen(converter, int8, wide, [name])
+    with pytest.raises(ConverterError, match=r"no 16-bit form of ELU.* --scheme int8 --set wide=input"):
+        converter.quantize(exact, _ones(exact), activations="int16")
+
+
+def test_a_network_that_begins_without_a_wide_form_is_refused(converter: Converter) -> None:
+    keras = import_keras()
+    layers = [keras.Input((5,)), keras.layers.Activation("elu"), keras.layers.Dense(2)]
+    space = gymnasium.spaces.Box(-3.0, 3.0, (5,))
+    agent = agent_from_model(keras.Sequential(layers), space, gymnasium.spaces.Discrete(2))
+    exact = converter.to_float(freeze(agent))
+    with pytest.raises(ConverterError, match=r"what reads the network's input.* Leave out wide="):
+        converter.quantize(exact, _ones(exact), activations="int16_or_float")
+
+
+def _ones(exact: bytes) -> dict[str, tuple[float, float]]:
+    model = parse_tflite(exact)
+    written = {i for op in model.operators for i in op.outputs} | {*model.inputs}
+    return {model.tensors[i].name: (-1.0, 1.0) for i in written}
+
+
+def test_layers_that_share_a_bias_are_whole_at_sixteen_bits(
+    converter: Converter, partly_float: dict[str, Versions]
+) -> None:
+    int8, wide, exact, _ = partly_float["shared"]
+    assert error(wide, exact) < error(int8, exact)
+    inputs = [np.random.default_rng(0).integers(-32767, 32768, (100, 5)).astype(np.int16)]
+    for runtime in ("tflm", "tflite-runtime"):
+        assert require_equal(runtime, [(wide, inputs)]) == 200
 
 
 def test_only_operators_that_touch_a_wide_tensor_compute_in_sixteen_bits(

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeqrl.agents.tensorflow_runtime import import_tensorflow
+from edgeqrl.quantize.grids import least_error_scales
 
 SMALLEST_STEP, LARGEST_STEP = 1e-9, 1e9  # beyond these a scale is no float32 worth the name
-_CANDIDATES = np.linspace(0.3, 1.0, 71)  # of the range that a step covers, as parts of the largest weight
+_SMALLEST_WEIGHT = 1e-6  # what a step covers where all weights are nothing
 
 
 @dataclass(frozen=True)
@@ -60,14 +61,9 @@ def damped(step: Any, count: int, levels: Levels) -> Any:
 
 def best_steps(weights: NDArray[np.float32], levels: Levels) -> NDArray[np.float32]:
     """Return the step of each channel, the last axis of `weights` [n, channels], of least squared error."""
-    wide = weights.astype(np.float64)
-    largest = np.maximum(np.abs(wide).max(axis=0), 1e-6)
-    best, least = largest / levels.high, np.full(largest.shape, np.inf)
-    for part in _CANDIDATES:
-        steps = part * largest / levels.high
-        errors = ((np.clip(np.rint(wide / steps), levels.low, levels.high) * steps - wide) ** 2).sum(axis=0)
-        best, least = np.where(errors < least, steps, best), np.minimum(errors, least)
-    return np.asarray(best, np.float32)
+    rows = weights.astype(np.float64).T
+    steps = least_error_scales(rows, np.arange(len(rows)), levels.high)
+    return np.asarray(np.maximum(steps, _SMALLEST_WEIGHT / levels.high), np.float32)
 
 
 def value_of(variable: Any) -> NDArray[Any]:

@@ -103,12 +103,6 @@ class IntegerPolicy:
         return self.network.outputs[: num_heads(self.action)]
 
     @property
-    def num_elements(self) -> int:
-        """Count the elements of the observation, an image's as pixels, and of all that layers write."""
-        seen = sum(part.size // 3 if part.image else part.size for part in self.parts)
-        return seen + sum(self.network.tensors[layer.output].size for layer in self.network.layers)
-
-    @property
     def num_masks(self) -> int:
         """Count the mask bytes of a step."""
         return num_masks(self.action)

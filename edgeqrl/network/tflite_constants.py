@@ -1,6 +1,7 @@
-"""The same `.tflite` with other quantization, and with constants of their own for operands that share them.
+"""The same `.tflite` with other quantization, with constants for operands that share or lack them.
 
     own = with_own_operands(data, [(3, 2)])                   # operator 3's bias, whoever else had it
+    more = with_constants(own, [((4, 2), constant)])          # operator 4's, which had none
     fine = with_quantization(own, {7: Quantization(scales, zero_points)})
 
 References in the file point forward only. So what is new and referred to stands behind the file; lists
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from edgeqrl.network.flatbuffer import Table, root_table
 from edgeqrl.network.tflite_model import parse_tflite
+from edgeqrl.network.tflite_schema import TENSOR_TYPES
 
 # Slots of the schema.
 _SUBGRAPHS, _BUFFERS = 2, 4  # of the model
@@ -25,6 +27,7 @@ _SCALES, _ZERO_POINTS, _AXIS = 2, 3, 6  # of a quantization
 _INPUTS = 1  # of an operator
 _MODEL_NUMBERS, _GRAPH_NUMBERS = {0}, {5}  # slots that hold a number; the others refer to something
 
+_TYPES = {name: number for number, name in TENSOR_TYPES.items()}
 _HEADER = 8  # bytes: where the root is, and the file's mark
 _ALIGNMENT = 64  # what moves keeps its own
 _MAX_TABLES = 20_000
@@ -71,29 +74,53 @@ def with_quantization(data: bytes, tensors: Mapping[int, Quantization]) -> bytes
     return bytes(edited)
 
 
+@dataclass(frozen=True, eq=False)
+class Constant:
+    """A tensor that holds values."""
+
+    name: str
+    dtype: str  # as `TensorInfo` has it
+    shape: tuple[int, ...]
+    raw: bytes | memoryview
+    quantization: Quantization | None
+
+
 def with_own_operands(data: bytes, operands: Sequence[tuple[int, int]]) -> bytes:
     """Return the file with a constant of its own, of equal values, for each operand (operator, position).
 
     The new tensors come last, in this order. Raises DataError where the file is damaged, ValueError where
     an operand is no constant.
     """
+    model = parse_tflite(data)
+    made: list[tuple[tuple[int, int], Constant]] = []
+    for at, position in operands:
+        old = model.tensors[model.operators[at].inputs[position]]
+        if not old.is_constant or old.data is None:
+            raise ValueError(f"input {position} of operator {at} is no constant")
+        quantization = Quantization(old.scales, old.zero_points, old.quantized_axis)
+        name = f"{old.name}_own{len(model.tensors) + len(made)}"
+        stated = quantization if len(old.scales) else None
+        made.append(((at, position), Constant(name, old.dtype, old.shape, old.data, stated)))
+    return with_constants(data, made)
+
+
+def with_constants(data: bytes, operands: Sequence[tuple[tuple[int, int], Constant]]) -> bytes:
+    """Return the file with new constants for operands (operator, position), which may have had none.
+
+    The new tensors come last, in this order. Raises DataError where the file is damaged.
+    """
     if not operands:
         return data
     model = parse_tflite(data)
-    for at, position in operands:
-        if not model.tensors[model.operators[at].inputs[position]].is_constant:
-            raise ValueError(f"input {position} of operator {at} is no constant")
     moved = _with_room(data, len(operands))
     edited, graph = bytearray(moved.data), _graph(moved.data)
     operators = graph.tables(_OPERATORS, _MAX_TABLES)
     inputs: dict[int, list[int]] = {}
-    for new, (at, position) in enumerate(operands):
-        index = model.operators[at].inputs[position]
-        _link(edited, moved.tensors[new], _append_tensor(edited, data, index, moved.num_buffers + new, new))
-        raw = model.tensors[index].data
-        assert raw is not None
-        _link(edited, moved.buffers[new], _append_buffer(edited, raw))
+    for new, ((at, position), constant) in enumerate(operands):
+        _link(edited, moved.tensors[new], _append_tensor(edited, constant, moved.num_buffers + new))
+        _link(edited, moved.buffers[new], _append_buffer(edited, constant.raw))
         changed = inputs.setdefault(at, list(model.operators[at].inputs))
+        changed += [-1] * (position + 1 - len(changed))
         changed[position] = len(model.tensors) + new
     for at, numbers in inputs.items():
         field = operators[at].place(_INPUTS, 4)
@@ -188,23 +215,18 @@ def _put_table(
     return at
 
 
-def _append_tensor(edited: bytearray, data: bytes, index: int, buffer: int, number: int) -> int:
-    """Copy tensor `index` of the old file behind the new one, with another buffer and a name of its own."""
-    model, table = parse_tflite(data), _graph(data).tables(_TENSORS, _MAX_TABLES)[index]
-    old = model.tensors[index]
-    kind = table.scalar(_TYPE, "int8")
-    slots = [_SHAPE, _TYPE, _BUFFER, _NAME, *([_QUANTIZATION] if len(old.scales) else [])]
-    at = _append_table(edited, slots)
-    place = {slot: at + 4 * (1 + slot) for slot in slots}
-    struct.pack_into("<b", edited, place[_TYPE], kind)
+def _append_tensor(edited: bytearray, constant: Constant, buffer: int) -> int:
+    """Write a tensor behind the file, which holds that buffer."""
+    stated = constant.quantization
+    at = _append_table(edited, [_SHAPE, _TYPE, _BUFFER, _NAME, *([] if stated is None else [_QUANTIZATION])])
+    place = {slot: at + 4 * (1 + slot) for slot in (_SHAPE, _TYPE, _BUFFER, _NAME, _QUANTIZATION)}
+    struct.pack_into("<b", edited, place[_TYPE], _TYPES[constant.dtype])
     struct.pack_into("<I", edited, place[_BUFFER], buffer)
-    _link(edited, place[_SHAPE], _append_vector(edited, np.asarray(old.shape, "<i4")))
-    name = f"{old.name}_own{len(model.tensors) + number}".encode()
-    raw = np.frombuffer(name + b"\0", np.uint8)
-    _link(edited, place[_NAME], _append_vector(edited, raw, count=len(name)))
-    quantization = Quantization(old.scales, old.zero_points, old.quantized_axis)
-    if len(old.scales):
-        _link(edited, place[_QUANTIZATION], _append_quantization(edited, quantization))
+    _link(edited, place[_SHAPE], _append_vector(edited, np.asarray(constant.shape, "<i4")))
+    raw = np.frombuffer(constant.name.encode() + b"\0", np.uint8)
+    _link(edited, place[_NAME], _append_vector(edited, raw, count=len(raw) - 1))
+    if stated is not None:
+        _link(edited, place[_QUANTIZATION], _append_quantization(edited, stated))
     return at
 
 
@@ -216,7 +238,7 @@ def _append_quantization(edited: bytearray, new: Quantization) -> int:
     return at
 
 
-def _append_buffer(edited: bytearray, raw: memoryview) -> int:
+def _append_buffer(edited: bytearray, raw: bytes | memoryview) -> int:
     at = _append_table(edited, [0])
     _link(edited, at + 4, _append_vector(edited, np.frombuffer(raw, np.uint8), alignment=16))
     return at

@@ -20,9 +20,10 @@ from edgeqrl.network.ir import Array, IntegerNetwork, Tensor
 from edgeqrl.network.layers import Linear, accumulator_bound
 from edgeqrl.network.read_tflite import read_with_edges
 from edgeqrl.network.tflite_model import shown
-from edgeqrl.quantize.grids import limits_of
+from edgeqrl.quantize.grids import weight_limits
 from edgeqrl.quantize.matching import Twin, float_twins
 from edgeqrl.quantize.rounding import is_roundable, parts_of, round_rows
+from edgeqrl.quantize.scheme import Scheme
 from edgeqrl.quantize.weights_file import ROLES, LayerWeights, read_weights, write_weights
 
 Floats = NDArray[np.float64]
@@ -57,57 +58,44 @@ class Corrected:
         return bool(self.corrected)
 
 
-def correct(
-    integer_tflite: bytes,
-    float_tflite: bytes,
-    samples: Samples,
-    *,
-    rounding: str = "adaround",
-    bias_correction: bool = True,
-) -> Corrected:
-    """Return the integer network with weights rounded by output and corrected biases.
+def correct(integer_tflite: bytes, float_tflite: bytes, samples: Samples, scheme: Scheme) -> Corrected:
+    """Return the integer network with weights rounded by output and corrected biases, where its scheme asks.
 
     float_tflite  the network that it was made from, in float32
     samples       what both are given, [N, *shape] an input, in the files' order, N >= 1
-    rounding      "adaround", or "nearest" to leave the weights
+    scheme        what the integer network was made by: weights stay on the grid that it says of their layer
 
     Layers that nothing in the float network matches, or that the float reference cannot compute, are left
-    as they are, and so are biases that a layer does not have. Weights that two layers share stay to nearest.
+    as they are. A layer without a bias gets one, unless it would be 0. Weights that two layers share stay to
+    nearest.
     """
-    if rounding == "nearest" and not bias_correction:
+    if scheme.rounding == "nearest" and not scheme.bias_correction:
         return Corrected(integer_tflite)
-    read = read_with_edges(integer_tflite)
-    network, files, twins = (
-        read.network,
-        read_weights(integer_tflite),
-        float_twins(integer_tflite, float_tflite),
-    )
+    read, files = read_with_edges(integer_tflite), read_weights(integer_tflite)
+    network, twins = read.network, float_twins(integer_tflite, float_tflite)
     arrays = _chosen(_arrays(samples), network)
     exact, left = _exact(network, float_tflite, arrays, twins)
     values: dict[str, Array] = {name: constant[None] for name, constant in network.constants.items()}
     for edge, array in zip(read.inputs, arrays, strict=True):
         values[edge.tensor] = _quantized(network.tensors[edge.tensor], array)
-    changed: dict[str, LayerWeights] = {}
-    tried, rounded, corrected = [], [], []
+    made: dict[str, _Outcome] = {}
     for layer in network.layers:
-        if isinstance(layer, Linear) and layer.output in exact:
-            name = layer.output
-            twin, file = twins[name], files[name]
-            case = _Case(layer, file, values[layer.input], exact[name] / file.bias_scales, network.tensors)
-            is_free = bias_correction and file.bias is not None
-            if rounding == "adaround" and case.is_roundable:
-                case = case.rounded(file.rows(twin.weights), is_free=is_free)
-                tried.append(twin.name)
-                rounded += [twin.name] if case.layer is not layer else []
-            if is_free:
-                case = case.corrected()
-                corrected.append(twin.name)
-            changed[name] = case.as_file()
-            values[name] = case.layer.run([case.values], network.tensors)
+        name = layer.output
+        if isinstance(layer, Linear) and name in exact:
+            wanted = exact[name] / files[name].bias_scales
+            case = _Case(layer, files[name], values[layer.input], wanted, network.tensors)
+            made[name] = _improved(case, twins[name], scheme)
+            values[name] = made[name].case.layer.run([case.values], network.tensors)
         else:
-            values[layer.output] = layer.run([values[name] for name in layer.inputs], network.tensors)
-    tflite = write_weights(integer_tflite, changed)
-    return Corrected(tflite, tuple(tried), tuple(rounded), tuple(corrected), left)
+            values[name] = layer.run([values[source] for source in layer.inputs], network.tensors)
+    tflite = write_weights(integer_tflite, {name: found.case.as_file() for name, found in made.items()})
+    return Corrected(
+        tflite,
+        tried=tuple(found.name for found in made.values() if found.is_tried),
+        rounded=tuple(found.name for found in made.values() if found.is_rounded),
+        corrected=tuple(found.name for found in made.values() if found.is_corrected),
+        left=left,
+    )
 
 
 def layer_sums(
@@ -147,22 +135,23 @@ class _Case:
         """Tell whether weights can be rounded by output, and there are samples to judge by."""
         return len(self.values) >= _LEAST_SAMPLES and not self.file.is_tied and is_roundable(self.layer)
 
-    def rounded(self, exact_rows: NDArray[np.float32], *, is_free: bool) -> "_Case":
+    def rounded(self, exact_rows: NDArray[np.float32], limits: tuple[int, int], *, is_free: bool) -> "_Case":
         """Return the case with weights rounded by output, where that is much nearer on samples held out.
 
         exact_rows  [channels, terms], real
+        limits      the least and the greatest integer that the file may hold
         is_free     the bias follows
         """
         is_held_out = np.arange(len(self.values)) % _HELD_OUT_EVERY == _HELD_OUT_EVERY - 1
         exact = exact_rows.astype(np.float64) / self.file.by_channel(self.file.scales)[:, None]
         zero_points = self.file.by_channel(self.file.zero_points)[:, None]
-        limits = tuple(end - zero_points for end in limits_of(self.file))
+        lowest, highest = (end - zero_points for end in limits)
         fit = self._rows(~is_held_out)
         wanted = fit.wanted if is_free else fit.wanted - self.layer.bias
         rows = self.layer.centred_weights.reshape(exact.shape).astype(np.float64)
         found = rows.copy()
         for part in parts_of(self.layer, fit.centred, wanted, is_free=is_free):
-            ends = limits[0][part.channels], limits[1][part.channels]
+            ends = lowest[part.channels], highest[part.channels]
             found[part.channels] = round_rows(exact[part.channels], part, ends)
         new = self._with_rows(found + zero_points)
         before, after = (case.errors(is_held_out, is_free=is_free) for case in (self, new))
@@ -179,7 +168,7 @@ class _Case:
         bare = replace(layer, bias=np.zeros_like(layer.bias))
         products = accumulator_bound(bare, source.zero_point, source.range)
         most = _INT64_SUM_MAX if layer.is_wide else _INT32_MAX >> np.maximum(layer.shift, 0)
-        if self.file.bias_dtype == "INT32":
+        if self._bias_dtype == "INT32":
             most = np.minimum(most, _INT32_MAX)
         bias = np.where(np.abs(wanted) <= most - products, wanted, layer.bias).astype(np.int64)
         new = replace(self, layer=replace(layer, bias=bias))
@@ -207,13 +196,21 @@ class _Case:
     def as_file(self) -> LayerWeights:
         """Return what the file has to hold."""
         rows = self.layer.weights.reshape(len(self.layer.weights), -1)
-        bias = None if self.file.bias is None else self.layer.bias
-        return replace(self.file, weights=self.file.from_rows(rows), bias=bias)
+        is_there = self.file.bias is not None or np.any(self.layer.bias)
+        bias = self.layer.bias if is_there else None
+        dtype = self._bias_dtype if is_there else None
+        return replace(self.file, weights=self.file.from_rows(rows), bias=bias, bias_dtype=dtype)
 
     @property
     def centred(self) -> Floats:
         """Return the inputs less their zero point."""
         return self.values.astype(np.float64) - self.tensors[self.layer.input].zero_point
+
+    @property
+    def _bias_dtype(self) -> str:
+        """Return the type of the bias, or of the one that the layer would get."""
+        source = self.tensors[self.layer.input]
+        return self.file.bias_dtype or ("INT64" if source.dtype == "int16" else "INT32")
 
     def _rows(self, chosen: NDArray[np.bool_]) -> "_Case":
         is_row = np.repeat(chosen, len(self.wanted) // len(chosen))
@@ -226,6 +223,29 @@ class _Case:
     def _sums(self) -> Floats:
         sums = self.layer.accumulators(self.values, self.tensors)
         return sums.reshape(-1, sums.shape[-1]).astype(np.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class _Outcome:
+    """A layer as it is when it has been seen to."""
+
+    case: _Case
+    name: str  # in the float network
+    is_tried: bool
+    is_rounded: bool
+    is_corrected: bool
+
+
+def _improved(case: _Case, twin: Twin, scheme: Scheme) -> _Outcome:
+    """Round the weights of one layer by its output, then correct its bias, where the scheme asks for it."""
+    is_tried = scheme.rounding == "adaround" and case.is_roundable
+    is_free = scheme.bias_correction and case.file.may_have_bias
+    new = case
+    if is_tried:
+        new = case.rounded(case.file.rows(twin.weights), weight_limits(scheme, twin.name), is_free=is_free)
+    is_rounded = new is not case
+    new = new.corrected() if is_free else new
+    return _Outcome(new, twin.name, is_tried, is_rounded, is_free and new.as_file().bias is not None)
 
 
 def _exact(

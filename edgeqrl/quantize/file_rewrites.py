@@ -9,8 +9,9 @@ All factors are powers of two: in float, the network's answers stay the same to 
 to the integer network is estimated on the samples, and one that does not help is not made.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
@@ -59,9 +60,11 @@ def rewrite_file(
 
     A network that cannot be computed in NumPy stays as it is.
     """
-    names = [name for name in FILE_REWRITES if name in names]
+    weighed = partial(
+        ErrorEstimate, weight_bits=weight_bits, is_per_tensor=is_per_tensor, activation_bits=activation_bits
+    )
     made = FileRewrite(float_tflite)
-    for name in names:
+    for name in (name for name in FILE_REWRITES if name in names):
         try:
             reference = FloatReference(made.tflite)
         except UnsupportedOperatorError:
@@ -69,26 +72,16 @@ def rewrite_file(
         scaled = scaled_samples(samples, made.input_gains, preprocessing)
         unmet = unmet_rows(scaled, scaled_preprocessing(preprocessing, made.input_gains))
         tensors = dict(zip(samples, reference.inputs, strict=True))
-        estimate = ErrorEstimate(
+        estimate = weighed(
             reference,
             {tensors[part]: values for part, values in scaled.items()},
             {tensors[part]: values for part, values in unmet.items()},
-            weight_bits=weight_bits,
-            is_per_tensor=is_per_tensor,
-            activation_bits=activation_bits,
         )
-        model = fold_constants(parse_tflite(made.tflite))
-        gains = dict(made.input_gains)
         if name == "scale_inputs":
-            inputs = {part: model.tensors[i].name for part, i in zip(samples, model.inputs, strict=True)}
-            features = {inputs[part]: at for part, at in scalable_features(preprocessing).items()}
-            found, constants = chosen_gains(model, estimate, features)
-            gains = {part: tuple(map(float, found[at])) for part, at in inputs.items() if at in found}
+            made = _with_scaled_inputs(made, list(samples), estimate, preprocessing)
         else:
-            constants = equalised_weights(model, estimate)
-        if constants:
-            buffers = {i: values.astype("<f4").tobytes() for i, values in constants.items()}
-            made = FileRewrite(replace_buffers(made.tflite, buffers), gains, (*made.applied, name))
+            constants = equalised_weights(fold_constants(parse_tflite(made.tflite)), estimate)
+            made = _changed(made, constants, name, made.input_gains)
     return made
 
 
@@ -111,6 +104,26 @@ def scaled_samples(
         else values
         for name, values in samples.items()
     }
+
+
+def _with_scaled_inputs(
+    made: FileRewrite, parts: Sequence[str], estimate: ErrorEstimate, preprocessing: Preprocessing
+) -> FileRewrite:
+    """Return the network that takes features times gains, for the parts of its inputs, in their order."""
+    model = fold_constants(parse_tflite(made.tflite))
+    inputs = {part: model.tensors[i].name for part, i in zip(parts, model.inputs, strict=True)}
+    features = {inputs[part]: at for part, at in scalable_features(preprocessing).items()}
+    found, constants = chosen_gains(model, estimate, features)
+    gains = {part: tuple(map(float, found[at])) for part, at in inputs.items() if at in found}
+    return _changed(made, constants, "scale_inputs", gains)
+
+
+def _changed(made: FileRewrite, constants: Mapping[int, Floats], name: str, gains: InputGains) -> FileRewrite:
+    """Return the network with other values of some constants, if there are any."""
+    if not constants:
+        return made
+    buffers = {i: values.astype("<f4").tobytes() for i, values in constants.items()}
+    return FileRewrite(replace_buffers(made.tflite, buffers), gains, (*made.applied, name))
 
 
 def _scaled(part: ObservationPart, gains: Numbers | None) -> ObservationPart:

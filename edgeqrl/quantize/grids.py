@@ -91,23 +91,17 @@ def grid_limits(bits: int, *, is_symmetric: bool) -> tuple[int, int]:
     return (1 - half, half - 1) if is_symmetric else (-half, half - 1)
 
 
-def limits_of(layer: LayerWeights) -> tuple[int, int]:
-    """Return the limits of the smallest grid that holds a layer's weights."""
-    is_symmetric = not np.any(layer.zero_points)
-    lowest, highest = int(layer.weights.min()), int(layer.weights.max())
-    for bits in range(2, 9):
-        limits = grid_limits(bits, is_symmetric=is_symmetric)
-        if limits[0] <= lowest and highest <= limits[1]:
-            return limits
-    return -128, 127  # symmetric, and not of ours
+def weight_limits(scheme: Scheme, layer: str) -> tuple[int, int]:
+    """Return the limits of the grid that a scheme says of a layer, named as in the float network."""
+    return grid_limits(scheme.bits_of(layer), is_symmetric=scheme.symmetry == "symmetric")
 
 
-def _symmetric_scales(rows: Floats, starts: Integers, bits: int) -> Floats:
-    """Return a scale for each group of rows [channels, terms]."""
-    limit = 2 ** (bits - 1) - 1
-    whole = np.maximum.reduceat(np.abs(rows).max(axis=1), starts) / limit
-    if bits == 8:
-        return np.asarray(whole)
+def least_error_scales(rows: Floats, starts: Integers, limit: int) -> Floats:
+    """Return the scale of least squared error of each group of rows [channels, terms], on [-limit, limit].
+
+    starts  the first row of each group. The scale of one that is all zeros is 0.
+    """
+    whole = _largest(rows, starts) / limit
     sizes = np.diff([*starts, len(rows)])
     best, least = whole, np.full(len(starts), np.inf)
     for share in _TRIED:
@@ -117,6 +111,16 @@ def _symmetric_scales(rows: Floats, starts: Integers, bits: int) -> Floats:
         total = np.add.reduceat((errors**2).sum(axis=1), starts)
         best, least = np.where(total < least, whole * share, best), np.minimum(total, least)
     return np.asarray(best)
+
+
+def _symmetric_scales(rows: Floats, starts: Integers, bits: int) -> Floats:
+    """Return a scale for each group of rows [channels, terms]."""
+    limit = 2 ** (bits - 1) - 1
+    return _largest(rows, starts) / limit if bits == 8 else least_error_scales(rows, starts, limit)
+
+
+def _largest(rows: Floats, starts: Integers) -> Floats:
+    return np.asarray(np.maximum.reduceat(np.abs(rows).max(axis=1), starts))
 
 
 def _group_size(scheme: Scheme, layer: LayerWeights) -> int:

@@ -68,18 +68,16 @@ def make_integer(task: Task, scheme: Scheme, converter: Converter) -> Made:
     ranges = find_ranges(converter, edited.tflite, samples, scheme, preprocessing=preprocessing)
 
     def quantized(activations: str) -> bytes:
-        made = converter.quantize(edited.tflite, ranges, activations=activations, num_states=task.num_states)
-        read_tflite(made)  # refuses what stayed float before anything is built on it
-        return made
+        return converter.quantize(edited.tflite, ranges, activations=activations, num_states=task.num_states)
 
     tflite = quantized(scheme.activations)
+    read_tflite(tflite)  # refuses what stayed float before anything is built on it
     if scheme.wide:
-        tflite = widen(converter, tflite, quantized("int16"), scheme.wide, num_states=task.num_states)
+        wide = quantized("int16_or_float")
+        tflite = widen(converter, tflite, wide, scheme.wide, num_states=task.num_states)
     if scheme.has_own_weights:
         tflite = apply_weight_grids(tflite, edited.tflite, scheme)
-    done = correct(
-        tflite, edited.tflite, samples, rounding=scheme.rounding, bias_correction=scheme.bias_correction
-    )
+    done = correct(tflite, edited.tflite, samples, scheme)
     scheme = replace(scheme, rounding=done.rounding, bias_correction=done.bias_correction)
     gains = edited.input_gains
     return Made(done.tflite, edited.tflite, preprocessing, samples, scheme, edited.applied, gains)

@@ -108,7 +108,9 @@ def estimate(
     row_size = _row_size(reference, given)
     # Extremes are found some rows at a time; other estimators are given all values.
     is_whole = any(method != "min_max" for method in (scheme.ranges, *dict(scheme.layer_ranges).values()))
-    for rows in _in_turn(given, len(next(iter(given.values()))) if is_whole else max(_MOST_NUMBERS // row_size, 1)):
+    for rows in _in_turn(
+        given, len(next(iter(given.values()))) if is_whole else max(_MOST_NUMBERS // row_size, 1)
+    ):
         reference.run(rows, on_tensor=collect)
     for tensor, ends in _room(reference, samples, preprocessing, row_size).items():
         if method_of(tensor) == "min_max" and np.isfinite(ends).all():

@@ -5,11 +5,12 @@ A preset names one, `with_parts` overrides parts of it, and `options` says it ba
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
 from typing import Any
 
 from edgeqrl.errors import DataError, UsageError, require_name
+from edgeqrl.quantize.scheme_checks import Pairs, flag_of, names_of, number_of, pairs_of
 
 ACTIVATIONS = ("int8", "int16")
 GRANULARITIES = ("per_channel", "per_tensor", "per_group")
@@ -28,9 +29,8 @@ REWRITES = (
 DEFAULT_REWRITES = REWRITES[:-1]
 BITS = range(2, 9)
 WIDE_GROUPS = ("input", "state", "output")  # what `wide` may name beside tensors
+_MOST_GROUPED = 1_000_000  # more channels than a layer has: one group
 AUTO = "auto"  # not a scheme: the word for having one chosen
-
-Pairs = tuple[tuple[str, Any], ...]
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "activations": ACTIVATIONS,
@@ -38,6 +38,16 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "symmetry": SYMMETRIES,
     "ranges": RANGES,
     "rounding": ROUNDINGS,
+}
+_CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
+    "weight_bits": number_of,
+    "layer_bits": pairs_of(number_of),
+    "group_size": number_of,
+    "wide": names_of,
+    "layer_ranges": pairs_of(lambda name, value: value),
+    "rewrites": names_of,
+    "bias_correction": flag_of,
+    "learned": flag_of,
 }
 
 
@@ -84,6 +94,8 @@ class Scheme:
         for name, known in _CHOICES.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got '{getattr(self, name)}'")
+        for name, checked in _CHECKS.items():
+            object.__setattr__(self, name, checked(name, getattr(self, name)))
         for layer, estimator in self.layer_ranges:
             if estimator not in RANGES:
                 raise ValueError(f"ranges of '{layer}' must be one of {', '.join(RANGES)}, got '{estimator}'")
@@ -92,8 +104,8 @@ class Scheme:
                 raise ValueError(f"weights have {BITS[0]} to {BITS[-1]} bits, got {bits} for '{layer}'")
         if unknown := [name for name in self.rewrites if name not in REWRITES]:
             raise ValueError(f"rewrites are {', '.join(REWRITES)}; got '{unknown[0]}'")
-        if self.group_size < 1:
-            raise ValueError(f"group_size must be at least 1, got {self.group_size}")
+        if not 1 <= self.group_size <= _MOST_GROUPED:
+            raise ValueError(f"group_size must be 1 to {_MOST_GROUPED:,}, got {self.group_size}")
         if self.learned:
             for name, value in (("rounding", "nearest"), ("bias_correction", False)):
                 object.__setattr__(self, name, value)
@@ -103,8 +115,6 @@ class Scheme:
             object.__setattr__(self, "group_size", Scheme.group_size)
         ordered = tuple(name for name in REWRITES if name in self.rewrites)
         object.__setattr__(self, "rewrites", ordered)
-        for name in ("layer_bits", "layer_ranges", "wide"):
-            object.__setattr__(self, name, tuple(sorted(getattr(self, name))))
 
     def __str__(self) -> str:
         said = [self.label]
@@ -176,9 +186,9 @@ class Scheme:
             except ValueError as error:
                 raise UsageError(f"'{text}': {error}.") from None
             is_added = name in changed and isinstance(found, tuple)
+            if name in changed and not is_added:
+                raise UsageError(f"{name}= is given twice. Leave one out.")
             changed[name] = changed[name] + found if is_added else found
-            if isinstance(found, tuple):
-                _require_once(name, changed[name])
         try:
             made = replace(self, **changed)
         except ValueError as error:
@@ -221,7 +231,7 @@ class Scheme:
     def from_json(cls, data: Any) -> "Scheme":
         """Invert `to_json`, that of earlier versions too; raise DataError for anything else."""
         try:
-            return cls(**{name: _read_json(name, value) for name, value in _of_any_version(data).items()})
+            return cls(**_of_any_version(data))
         except (AttributeError, LookupError, TypeError, ValueError):
             raise DataError(f"This is no quantization scheme: {str(data)[:200]}. Quantize again.") from None
 
@@ -306,12 +316,6 @@ _READERS: dict[str, Callable[[str], Any]] = {
 PARTS = tuple(_READERS)
 
 
-def _require_once(part: str, items: tuple[Any, ...]) -> None:
-    names = [item if isinstance(item, str) else item[0] for item in items]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise UsageError(f"{part}= names '{twice[0]}' twice. Leave one out.")
-
-
 def _text(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
@@ -325,20 +329,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [list(item) if isinstance(item, tuple) else item for item in value]
     return value
-
-
-def _read_json(name: str, value: Any) -> Any:
-    default = next(f.default for f in fields(Scheme) if f.name == name)
-    if default is MISSING or type(value) is not (list if isinstance(default, tuple) else type(default)):
-        raise TypeError(name)
-    if not isinstance(value, list):
-        return value
-    if name in ("rewrites", "wide"):
-        return tuple(str(item) for item in value)
-    pairs = [(str(layer), found) for layer, found in value]
-    if any(type(found) is not (int if name == "layer_bits" else str) for _, found in pairs):
-        raise TypeError(name)
-    return tuple(pairs)
 
 
 def _of_any_version(data: Any) -> dict[str, Any]:

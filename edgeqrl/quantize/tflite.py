@@ -90,7 +90,8 @@ class Converter:
         """Return a float32 file as an integer one: per-channel int8 weights, integers in and out.
 
         ranges       of every activation; those of other tensors are not asked for
-        activations  "int8", or "int16" for activations, inputs, outputs and states of 16 bits
+        activations  "int8"; "int16" for activations, inputs, outputs and states of 16 bits; "int16_or_float"
+                     for a file that only `wide.widen` takes, in which what has no 16-bit form is float
         num_states   the last inputs, which the last outputs are fed back to: they get one scale and zero
                      point, or ConverterError is raised
 

@@ -4,17 +4,24 @@
     coarse = replace(layers["dense"], weights=..., scales=...)
     tflite = write_weights(tflite, {"dense": coarse})
 
-The file stays what it was: only weights, their scales and zero points, and biases change.
+The file stays what it was: only weights, their scales and zero points, and biases change; a layer may get
+the bias that it does not have.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeqrl.network.tflite_constants import Quantization, with_own_operands, with_quantization
+from edgeqrl.network.tflite_constants import (
+    Constant,
+    Quantization,
+    with_constants,
+    with_own_operands,
+    with_quantization,
+)
 from edgeqrl.network.tflite_model import (
     OperatorInfo,
     TFLiteModel,
@@ -44,6 +51,7 @@ ROLES = {
     "DEPTHWISE_CONV_2D": Role(axis=3),
     "TRANSPOSE_CONV": Role(source=2, bias=3),
 }
+_MAY_GET_BIAS = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D")
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +71,11 @@ class LayerWeights:
     def axis(self) -> int:
         """Return the axis of the output channels."""
         return ROLES[self.operator].axis
+
+    @property
+    def may_have_bias(self) -> bool:
+        """Tell whether the layer has a bias, or can get one."""
+        return self.bias is not None or self.operator in _MAY_GET_BIAS
 
     @property
     def num_channels(self) -> int:
@@ -108,11 +121,15 @@ def read_weights(tflite: bytes) -> dict[str, LayerWeights]:
 def write_weights(tflite: bytes, layers: Mapping[str, LayerWeights]) -> bytes:
     """Return the file with these weights, scales, zero points and biases, by the tensor that is written.
 
-    Shapes stay, and so does the number of operands; the scale of a bias follows from the others. What an
+    Shapes stay; the scale of a bias follows from the others, and a bias is made where there was none. What an
     operator shares with another that is not given the same becomes its own. Raises KeyError for a name that
     `read_weights` does not give, ValueError for values that do not fit.
     """
     old = read_weights(tflite)
+    missing = {name: layer for name, layer in layers.items() if _lacks_bias(old[name], layer)}
+    if missing:
+        tflite = _with_biases(tflite, missing)
+        old = read_weights(tflite)
     model = with_unique_names(parse_tflite(tflite))
     positions = {model.tensors[op.outputs[0]].name: i for i, op in enumerate(model.operators)}
     wanted: dict[tuple[int, int], _Constant] = {}
@@ -130,6 +147,23 @@ def write_weights(tflite: bytes, layers: Mapping[str, LayerWeights]) -> bytes:
     tensors = {model.operators[at].inputs[i]: constant for (at, i), constant in wanted.items()}
     tflite = replace_buffers(tflite, {i: constant.data for i, constant in tensors.items()})
     return with_quantization(tflite, {i: constant.quantization for i, constant in tensors.items()})
+
+
+def _lacks_bias(old: LayerWeights, new: LayerWeights) -> bool:
+    return old.bias is None and new.bias is not None and old.operator in _MAY_GET_BIAS
+
+
+def _with_biases(tflite: bytes, layers: Mapping[str, LayerWeights]) -> bytes:
+    """Return the file with a bias of zeros for layers without one."""
+    model = with_unique_names(parse_tflite(tflite))
+    positions = {model.tensors[op.outputs[0]].name: i for i, op in enumerate(model.operators)}
+    operands = []
+    for name, layer in layers.items():
+        bias = _bias(replace(layer, bias=np.zeros(layer.num_channels, np.int64)))
+        shape, dtype = (layer.num_channels,), str(layer.bias_dtype)
+        constant = Constant(f"{name}_bias", dtype, shape, bias.data, bias.quantization)
+        operands.append(((positions[name], ROLES[layer.operator].bias), constant))
+    return with_constants(tflite, operands)
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,14 +5,15 @@
 Operators that touch a wide tensor are taken from the 16x8 version of the same network, the others from the
 int8 version, and QUANTIZE stands between. Operators that only pass values on, element by element or moved,
 have one width on both sides, so that what is wide stays so up to the layer that sums it up; so does what is
-joined with others.
+joined with others. An operator that TensorFlow Lite has no 16-bit form of, such as ELU, stays as it is in the
+int8 version, and what is wide ends before it.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from edgeqrl.errors import ConverterError, UsageError
+from edgeqrl.errors import ConverterError, UnsupportedOperatorError, UsageError
 from edgeqrl.network.tflite_model import OperatorInfo, TFLiteModel, parse_tflite, shown, with_unique_names
 from edgeqrl.quantize.scheme import names_tensor
 
@@ -24,6 +25,7 @@ _SUMMING = {
     *("ADD", "SUB", "MUL", "DIV", "SQUARED_DIFFERENCE", "MEAN", "SUM", "AVERAGE_POOL_2D", "SOFTMAX"),
 }
 _JOINING = {"CONCATENATION", "PACK"}
+_CONVERSIONS = ("QUANTIZE", "DEQUANTIZE")
 _INT8, _INT16 = 0, 1  # the versions of the network
 
 Place = tuple[int, int]  # (version, index of a tensor in it)
@@ -34,11 +36,13 @@ def widen(
 ) -> bytes:
     """Return the int8 network with the activations `names` at 16 bits.
 
-    int8, int16   the network in both versions, quantized from one float file
+    int8, int16   the network in both versions, quantized from one float file; in the 16-bit one, operators
+                  that have no such form are float
     names         "input", "state", "output", or tensors of the float file; the whole name or a component
     num_states    the last inputs, which the last outputs are fed back to
 
-    Raises UsageError for names that are none of these, ConverterError where the versions differ.
+    Raises UsageError for names that are none of these, UnsupportedOperatorError for what has no 16-bit form,
+    ConverterError where the versions differ.
     """
     versions = tuple(with_unique_names(parse_tflite(data)) for data in (int8, int16))
     twins = _Twins.of(*versions)
@@ -48,20 +52,21 @@ def widen(
 
 @dataclass(frozen=True)
 class _Pair:
-    """One operator in both versions; operands are activations, behind any QUANTIZE of theirs."""
+    """One operator in both versions; operands are activations, behind any conversions of theirs."""
 
     operators: tuple[OperatorInfo, OperatorInfo]
     indices: tuple[int, int]  # in the versions' lists of operators
     inputs: tuple[int, ...]  # roots in the 16-bit version
     outputs: tuple[int, ...]
+    has_wide_form: bool
 
     def touches(self, tensors: set[int]) -> bool:
-        return not tensors.isdisjoint((*self.inputs, *self.outputs))
+        return self.has_wide_form and not tensors.isdisjoint((*self.inputs, *self.outputs))
 
     def spread(self, wide: set[int]) -> set[int]:
         """Return what is to be wide with what is already."""
         name = self.operators[0].name
-        if name in _JOINING:
+        if name in _JOINING and self.has_wide_form:
             return wide if wide.isdisjoint(self.inputs) else wide | {*self.outputs}
         passes_on = name not in _SUMMING and len(set(self.inputs)) == 1
         return wide | {*self.inputs, *self.outputs} if passes_on and self.touches(wide) else wide
@@ -73,6 +78,11 @@ class _Twins:
 
     pairs: tuple[_Pair, ...]  # in the order of the int8 version
     narrow: dict[int, int]  # root of the 16-bit version -> root of the int8 version
+
+    @property
+    def never_wide(self) -> dict[int, str]:
+        """Return the roots of the 16-bit version that are float in it, and the operators that write them."""
+        return {i: p.operators[0].name for p in self.pairs if not p.has_wide_form for i in p.outputs}
 
     @classmethod
     def of(cls, narrow: TFLiteModel, wide: TFLiteModel) -> "_Twins":
@@ -98,18 +108,25 @@ class _Twins:
             _require(ours.name == theirs.name and ours.outputs.index(a) == theirs.outputs.index(b))
             inputs = [_activations(model, op) for model, op in zip(models, (ours, theirs), strict=True)]
             _require(len(inputs[0]) == len(inputs[1]))
-            found[at[0]] = _Pair((ours, theirs), (at[0], at[1]), tuple(inputs[1]), theirs.outputs)
+            operands = (i for i in (*theirs.inputs, *theirs.outputs) if i >= 0)
+            is_wide = all(wide.tensors[i].dtype != "FLOAT32" for i in operands)
+            found[at[0]] = _Pair((ours, theirs), (at[0], at[1]), tuple(inputs[1]), theirs.outputs, is_wide)
             pending += zip(ours.outputs, theirs.outputs, strict=True)
             pending += zip(*inputs, strict=True)
         return cls(tuple(found[at] for at in sorted(found)), matched)
 
 
 def _root(model: TFLiteModel, index: int) -> int:
-    """Return the tensor that a chain of QUANTIZE starts from."""
-    writers = {i: op for op in model.operators for i in op.outputs if op.name == "QUANTIZE"}
-    while index in writers:
-        index = writers[index].inputs[0]
+    """Return the tensor that a chain of conversions starts from."""
+    conversions = _conversions(model)
+    while index in conversions:
+        index = model.operators[conversions[index]].inputs[0]
     return index
+
+
+def _conversions(model: TFLiteModel) -> dict[int, int]:
+    """Return the operators that only change a tensor's type or scale, by the tensor that they write."""
+    return {op.outputs[0]: at for at, op in enumerate(model.operators) if op.name in _CONVERSIONS}
 
 
 def _activations(model: TFLiteModel, operator: OperatorInfo) -> list[int]:
@@ -140,17 +157,25 @@ def _named(model: TFLiteModel, twins: _Twins, names: Sequence[str], num_states: 
         if not meant:
             known = ", ".join(shown(model.tensors[i].name) for i in sorted(twins.narrow))
             raise UsageError(f"The network has no activation '{name}' to be wide: it has {known}.")
-        found |= {_root(model, i) for i in meant}
+        roots = {_root(model, i) for i in meant}
+        narrow = twins.never_wide.keys() & roots
+        if narrow and (name in groups or narrow == roots):
+            at = min(narrow)
+            raise UnsupportedOperatorError(
+                f"'{name}' cannot have 16 bits: TensorFlow Lite has no 16-bit form of {twins.never_wide[at]} "
+                f"at '{shown(model.tensors[at].name)}'. Name other tensors by wide=, or none."
+            )
+        found |= roots - narrow
     return found
 
 
 def _spread(twins: _Twins, wanted: set[int]) -> set[int]:
     """Add what only passes a wide tensor on, to the operators that sum it up."""
-    before, wide = set[int](), wanted
+    before, wide, never = set[int](), wanted, twins.never_wide.keys()
     while wide != before:
         before = wide
         for pair in twins.pairs:
-            wide = pair.spread(wide)
+            wide = pair.spread(wide) - never
     return wide
 
 
@@ -198,7 +223,7 @@ class _Splice:
         )
 
     def _read(self, place: Place) -> int:
-        """Return a tensor for an operator to read; what is not there yet is written before, by QUANTIZE."""
+        """Return a tensor for an operator to read; what is not there yet is converted to before."""
         version, index = place
         model = self.versions[version]
         if place in self.written or model.tensors[index].is_constant:
@@ -206,14 +231,26 @@ class _Splice:
         root = _root(model, index)
         wide_root = root if version == _INT16 else next(w for w, n in self.twins.narrow.items() if n == root)
         home = self.homes[wide_root]
-        if home == version:  # a QUANTIZE of its own version
-            before = next(op.inputs[0] for op in model.operators if index in op.outputs)
-            source = self._read((version, before))
+        own = _conversions(model).get(index)
+        of = None
+        if own is not None and (home == version or model.tensors[index].dtype == "FLOAT32"):
+            source = self._read((version, model.operators[own].inputs[0]))
+            of = [version, own] if model.operators[own].name == "DEQUANTIZE" else None
         else:
-            source = self._read((home, wide_root if home == _INT16 else self.twins.narrow[wide_root]))
+            source = self._read((home, self._integers(home, wide_root)))
         self.written.add(place)
-        self.operators.append({"of": None, "inputs": [source], "outputs": [self._index(place)]})
+        self.operators.append({"of": of, "inputs": [source], "outputs": [self._index(place)]})
         return self._index(place)
+
+    def _integers(self, version: int, wide_root: int) -> int:
+        """Return a tensor of a version as integers: the root, or what it is quantized to if it is float."""
+        model = self.versions[version]
+        root = wide_root if version == _INT16 else self.twins.narrow[wide_root]
+        if model.tensors[root].dtype != "FLOAT32":
+            return root
+        found = [i for i, at in _conversions(model).items() if model.operators[at].inputs[0] == root]
+        _require(len(found) > 0)
+        return found[0]
 
     def _index(self, place: Place) -> int:
         return self.tensors.setdefault(place, len(self.tensors))

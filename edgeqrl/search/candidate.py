@@ -6,7 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from edgeqrl.errors import ConverterError, UnsupportedOperatorError
+from edgeqrl.errors import (
+    AgentError,
+    ConverterError,
+    EdgeQRLError,
+    EnvironmentFailure,
+    UnsupportedOperatorError,
+)
 from edgeqrl.interfaces import Policy
 from edgeqrl.quantize.scheme import Scheme
 from edgeqrl.search.costs import Costs
@@ -15,6 +21,9 @@ from edgeqrl.search.options import SearchOptions
 from edgeqrl.search.outcome import Measure, Outcome
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
+
+_CANNOT_BE_MADE: tuple[type[EdgeQRLError], ...] = (ConverterError, UnsupportedOperatorError)
+_EPISODES_FAILED: tuple[type[EdgeQRLError], ...] = (AgentError, EnvironmentFailure)
 
 PLAYED = (Outcome.HOLDS, Outcome.OPEN, Outcome.LOSES)  # enough to be compared
 
@@ -105,6 +114,9 @@ def attempt(
     stage  what progress calls it
     known  what was tried before: an equal network is not played again, and nothing is trained whose untrained
            twin, of the same size, is over the budget
+
+    Of a scheme that is learned, the episodes that learning plays may fail too, as none before did: then it
+    cannot be made, and the others are none the worse.
     """
     label = name_of(scheme)
     stage = stage or f"try {label}"
@@ -112,9 +124,10 @@ def attempt(
     earlier = list(known)
     if scheme.learned and (twin := _over_budget_twin(scheme, earlier)) is not None:
         return replace(twin, name=label, scheme=scheme), None
+    expected = _CANNOT_BE_MADE + (_EPISODES_FAILED if scheme.learned else ())
     try:
         built = task.build(scheme)
-    except (ConverterError, UnsupportedOperatorError) as error:
+    except expected as error:
         return Tried(label, scheme, Outcome.IMPOSSIBLE, str(error)), None
     made = Tried(label, scheme, Outcome.OPEN, None, built.costs, built.sha256)
     if built.over_budget is not None:

@@ -129,7 +129,7 @@ def learned_seeds(bundle: Bundle) -> list[range]:
 
 
 def record_learned(bundle: Bundle, seeds: range) -> None:
-    """Remember which seeds a network has learned on: they tell what it was fitted to, so they judge nothing."""
+    """Remember which seeds a network has learned on: what it was fitted to judges nothing."""
     known = bundle.facts.get(LEARNED, [])
     played = [seeds.start, len(seeds)]
     bundle.facts[LEARNED] = known if played in known or not seeds else [*known, played]

@@ -33,6 +33,16 @@ class Window:
         n, h, w, _ = self.output_shape
         return n * h * w
 
+    @property
+    def reach(self) -> Pair2:
+        """Return how far the last window reaches along height and width, from the padding's beginning."""
+        return self._reach(0), self._reach(1)
+
+    @property
+    def end_padding(self) -> Pair2:
+        """Return the padding at the bottom and right."""
+        return self._end_padding(0), self._end_padding(1)
+
     def require_consistent(self, name: str) -> None:
         """Check sizes; every window must overlap the input."""
         sizes = (*self.input_shape, *self.output_shape, *self.kernel, *self.stride, *self.dilation)
@@ -41,8 +51,11 @@ class Window:
 
     def counts(self) -> NDArray[np.int64]:
         """Return how many elements of each window [h, w] lie inside the input."""
-        rows, columns = (self._inside(axis).sum(axis=1) for axis in (0, 1))
-        return np.asarray(np.multiply.outer(rows, columns))
+        return np.asarray(np.multiply.outer(self.counts_along(0), self.counts_along(1)))
+
+    def counts_along(self, axis: int) -> NDArray[np.int64]:
+        """Return how many places of each window of one axis, 0 height or 1 width, lie inside the input."""
+        return np.asarray(self._inside(axis).sum(axis=1))
 
     def along(self, values: Array, axis: int, fill: float) -> Array:
         """Return [N, h, w, c] as windows of one axis, 0 height or 1 width, the window's axis put first.
@@ -73,13 +86,17 @@ class Window:
         )
 
     def _padded(self, values: Array, axis: int, fill: float) -> Array:
-        before = self.padding[axis]
-        reach = (self.output_shape[1 + axis] - 1) * self.stride[axis]
-        reach += (self.kernel[axis] - 1) * self.dilation[axis] + 1
-        after = max(reach - before - values.shape[1 + axis], 0)
+        before, after = self.padding[axis], self._end_padding(axis)
         widths = [(0, 0)] * values.ndim
         widths[1 + axis] = (before, after)
         return np.pad(values, widths, constant_values=fill) if before or after else values
+
+    def _reach(self, axis: int) -> int:
+        first = (self.output_shape[1 + axis] - 1) * self.stride[axis]
+        return first + (self.kernel[axis] - 1) * self.dilation[axis] + 1
+
+    def _end_padding(self, axis: int) -> int:
+        return max(self._reach(axis) - self.padding[axis] - self.input_shape[1 + axis], 0)
 
     def _inside(self, axis: int) -> NDArray[np.bool_]:
         starts = np.arange(self.output_shape[1 + axis]) * self.stride[axis] - self.padding[axis]

@@ -27,10 +27,11 @@ _GROUPS = ("learned", "first", "second", "best")
 
 @dataclass(eq=False)
 class States:
-    """Rows that are learned on: inputs [N, size] by position, and which rows only judge."""
+    """Rows that are learned on."""
 
-    inputs: list[Floats]
-    is_held: NDArray[np.bool_]  # [N]
+    inputs: list[Floats]  # [N, size] by position
+    is_held: NDArray[np.bool_]  # [N], rows that only judge
+    is_allowed: NDArray[np.bool_]  # [N, num_actions], of heads that take masks; of others [N, 0]
 
 
 @dataclass(eq=False)
@@ -52,13 +53,14 @@ class Checkpoint:
         """`key` tells learnings apart: what another one left is not gone on with."""
         self._folder, self._key = folder, key
         if folder is not None:
-            with writing(folder):
+            with writing(folder, "--learn-checkpoint"):
                 folder.mkdir(parents=True, exist_ok=True)
 
     def keep_states(self, round_: int, states: States) -> None:
         """Write the states of a round."""
         arrays = {f"input_{at}": values for at, values in enumerate(states.inputs)}
-        self._write(f"states_{round_}.npz", {**arrays, "is_held": states.is_held}, {})
+        flags = {"is_held": states.is_held, "is_allowed": states.is_allowed}
+        self._write(f"states_{round_}.npz", {**arrays, **flags}, {})
 
     def keep(self, standing: Standing) -> None:
         """Write where learning stands."""
@@ -81,7 +83,7 @@ class Checkpoint:
         kept = self._read(f"states_{numbers['round']}.npz")
         if kept is None:
             return None
-        inputs = [cast(Floats, kept[0][f"input_{at}"]) for at in range(len(kept[0]) - 1)]
+        inputs = [cast(Floats, kept[0][f"input_{at}"]) for at in range(len(kept[0]) - 2)]
         moments = Moments(groups["learned"], groups["first"], groups["second"], int(numbers["steps"]))
         standing = Standing(
             int(numbers["round"]),
@@ -91,7 +93,8 @@ class Checkpoint:
             float(numbers["best_loss"]),
             float(numbers["rate"]),
         )
-        return standing, States(inputs, np.asarray(kept[0]["is_held"], np.bool_))
+        is_held, is_allowed = (np.asarray(kept[0][name], np.bool_) for name in ("is_held", "is_allowed"))
+        return standing, States(inputs, is_held, is_allowed)
 
     def _write(self, name: str, arrays: Mapping[str, NDArray[Any]], numbers: Mapping[str, float]) -> None:
         if self._folder is None:

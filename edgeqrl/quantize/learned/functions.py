@@ -14,6 +14,7 @@ from edgeqrl.errors import UnsupportedOperatorError
 from edgeqrl.network.ir import Layer, Tensor
 from edgeqrl.network.layers import LogSoftmax, Move, Pair, Piece, Pool, Reduce, Reshape, Softmax, Softmax16
 from edgeqrl.network.layers.unary import Unary
+from edgeqrl.network.layers.window import Window
 from edgeqrl.network.tflite_model import OperatorInfo, shown
 
 Function = Callable[[Sequence[Any]], Any]  # real inputs [N, size] -> real output [N, size]
@@ -60,6 +61,15 @@ def activated(function: Function, fused: str) -> Function:
         return tf.clip_by_value(function(inputs), low, high)
 
     return clamped
+
+
+def padded_images(window: Window, values: Any, *, fill: float = 0.0) -> Any:
+    """Return values [N, size] as images [N, h, w, c] with their padding, cut where the windows end."""
+    tf = import_tensorflow()
+    (top, left), (bottom, right), reach = window.padding, window.end_padding, window.reach
+    images = tf.reshape(values, (-1, *window.input_shape[1:]))
+    images = tf.pad(images, [[0, 0], [top, bottom], [left, right], [0, 0]], constant_values=fill)
+    return images[:, : reach[0], : reach[1]]
 
 
 def _first(inputs: Sequence[Any]) -> Any:
@@ -131,35 +141,19 @@ def _pair(layer: Pair) -> Function | None:
 
 def _pool(layer: Pool) -> Function:
     window = layer.window
-    (_, height, width, _), (_, out_h, out_w, _) = window.input_shape, window.output_shape
+    is_max = layer.function == "MAX_POOL_2D"
 
     def run(inputs: Sequence[Any]) -> Any:
         tf = import_tensorflow()
-        images = tf.reshape(inputs[0], (-1, *window.input_shape[1:]))
-        (top, left), (bottom, right) = window.padding, _end_padding(window, height, width)
-        padding = [[0, 0], [top, bottom], [left, right], [0, 0]]
-        is_max = layer.function == "MAX_POOL_2D"
-        padded = tf.pad(images, padding, constant_values=-1e30 if is_max else 0.0)
-        padded = padded[:, : (out_h - 1) * window.stride[0] + window.kernel[0]]
-        padded = padded[:, :, : (out_w - 1) * window.stride[1] + window.kernel[1]]
+        images = padded_images(window, inputs[0], fill=-1e30 if is_max else 0.0)
         pool = tf.nn.max_pool2d if is_max else tf.nn.avg_pool2d
-        pooled = pool(padded, window.kernel, window.stride, "VALID")
+        pooled = pool(images, window.kernel, window.stride, "VALID")
         if not is_max:  # padding is left out of the mean
             share = window.kernel[0] * window.kernel[1] / window.counts()
             pooled *= share[None, :, :, None].astype(np.float32)
         return tf.reshape(pooled, (-1, prod(window.output_shape[1:])))
 
     return run
-
-
-def _end_padding(window: Any, height: int, width: int) -> tuple[int, int]:
-    """Return what is needed at the bottom and right."""
-    ends = []
-    for axis, size in ((0, height), (1, width)):
-        reach = (window.output_shape[1 + axis] - 1) * window.stride[axis]
-        reach += (window.kernel[axis] - 1) * window.dilation[axis] + 1
-        ends.append(max(reach - window.padding[axis] - size, 0))
-    return ends[0], ends[1]
 
 
 def _reduce(layer: Reduce) -> Function:

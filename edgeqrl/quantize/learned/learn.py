@@ -6,7 +6,7 @@ learned, too. Seeded: on one machine the same bytes come out, in one go or kille
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,12 +34,18 @@ Floats = NDArray[np.float32]
 Told = Callable[[int, int], None]  # (steps done, steps in all)
 
 FIRST_SEED = 500_000_000  # of episodes that are played to learn: neither calibration's nor a judgement's
+_FORMAT = 2  # of checkpoints: those of another are not gone on with
 _CHUNK = 250  # steps between two looks at the loss
 _BATCH = 256
 _HELD = 0.1  # of all states
 _WARM_UP = 200  # steps in which the rates rise: at once they can kill units that no gradient revives
 _TOO_BAD = 1.2  # times the loss before learning: back to the best, and weights slower
 _LEAST_RATE = 1 / 64
+_MOST = {  # of a Learning's numbers: how an option says each, and the most
+    "rounds": ("--learn-rounds", 1000),
+    "steps": ("--learn-steps", 100_000_000),
+    "episodes": ("The episodes of a round of learning", 10_000),
+}
 
 
 def told_nobody(done: int, total: int) -> None:
@@ -66,11 +72,13 @@ class Learning:
     checkpoint: Path | None = None
 
     def __post_init__(self) -> None:
-        for name in ("rounds", "steps", "episodes"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"Learning needs at least 1 of {name}, got {getattr(self, name)}.")
+        for name, (told, most) in _MOST.items():
+            if not 1 <= getattr(self, name) <= most:
+                raise UsageError(f"{told} must be 1 to {most:,}, got {getattr(self, name)}.")
         if self.rounds > self.steps:
-            raise UsageError(f"{self.rounds} rounds of learning need as many steps, got {self.steps}.")
+            raise UsageError(
+                f"--learn-rounds {self.rounds} needs at least as many --learn-steps, got {self.steps}."
+            )
 
     @property
     def seeds(self) -> range:
@@ -102,7 +110,9 @@ class _Run:
         self, policy: "QuantizedPolicy", samples: Mapping[str, Floats], learning: Learning, progress: Told
     ) -> None:
         parts = policy.preprocessing.parts
-        corrected = correct(policy.tflite, policy.float_tflite, samples)  # a better place to start from
+        # Rounded by output, with corrected biases: a better place to start from.
+        first = replace(policy.scheme, learned=False, rounding="adaround", bias_correction=True)
+        corrected = correct(policy.tflite, policy.float_tflite, samples, first)
         policy = replace(policy, tflite=corrected.tflite)
         structure = read_structure(
             policy.tflite,
@@ -117,7 +127,9 @@ class _Run:
         targets = self._teacher.outputs(self._samples)
         scales = LossScales.of(policy.head, targets)
         loss = loss_of(policy.head, scales, num_states=len(policy.states))
+        self._num_masks = policy.head.num_outputs if policy.head.takes_masks else 0
         sizes = [[values.shape[1] for values in group] for group in (self._samples, targets)]
+        sizes[1] += [self._num_masks] if self._num_masks else []
         self._trainer = Trainer(self._twin, loss, self._first, (sizes[0], sizes[1]))
         key = "" if learning.checkpoint is None else _key(policy, samples, learning)
         self._checkpoint = Checkpoint(learning.checkpoint, key)
@@ -148,7 +160,7 @@ class _Run:
 
     def _round(self, standing: Standing, states: States) -> Standing:
         """Learn on some states from where learning stands in this round."""
-        targets = self._teacher.outputs(states.inputs)
+        targets = self._targets(states)
         held, used = np.flatnonzero(states.is_held), np.flatnonzero(~states.is_held)
         used = used if used.size else held  # of one state or two, all may have been held back
         judged = [[values[held] for values in group] for group in (states.inputs, targets)]
@@ -174,6 +186,11 @@ class _Run:
             self._progress(before + int(steps[-1]) + 1, self._learning.steps)
         return standing
 
+    def _targets(self, states: States) -> list[Floats]:
+        """Return what a loss takes of the teacher."""
+        masks = [states.is_allowed.astype(np.float32)] if self._num_masks else []
+        return self._teacher.outputs(states.inputs) + masks
+
     def _judged(self, standing: Standing, judged: list[list[Floats]], at_first: float) -> Standing:
         """Keep what is the best so far, and go back to it from what is worse than nothing learned."""
         loss = self._trainer.loss(standing.moments.learned, *judged)
@@ -193,7 +210,7 @@ class _Run:
         """Return the states of a round: what was there, and what is met in new episodes."""
         learning = self._learning
         rng = np.random.default_rng([learning.seed, number])
-        batches = [self._samples] if states is None else []
+        batches: list[tuple[list[Floats], Any]] = [(self._samples, None)] if states is None else []
         if learning.make_env is not None and not isinstance(self._policy.head, ValueHead):
             begin = learning.seed + number * learning.episodes
             player: Any = self._teacher.policy
@@ -201,19 +218,29 @@ class _Run:
                 player = Student(self._made(standing.best), self._teacher)
             batches.append(visited(player, learning.make_env, range(begin, begin + learning.episodes), rng))
         joined = [] if states is None else [states]
-        for batch in batches:
-            is_held = rng.random(len(batch[0])) < _HELD
+        for inputs, masks in batches:
+            is_held = rng.random(len(inputs[0])) < _HELD
             is_held[rng.integers(len(is_held))] = True
-            joined.append(States(batch, is_held))
-        inputs = [np.concatenate(columns) for columns in zip(*(s.inputs for s in joined), strict=True)]
-        return States(inputs, np.concatenate([s.is_held for s in joined]))
+            if masks is None or not self._num_masks:
+                masks = np.ones((len(is_held), self._num_masks), np.bool_)
+            joined.append(States(inputs, is_held, masks))
+        return _joined(joined)
+
+
+def _joined(batches: Sequence[States]) -> States:
+    columns = zip(*(batch.inputs for batch in batches), strict=True)
+    return States(
+        [np.concatenate(column) for column in columns],
+        np.concatenate([batch.is_held for batch in batches]),
+        np.concatenate([batch.is_allowed for batch in batches]),
+    )
 
 
 def _key(policy: "QuantizedPolicy", samples: Mapping[str, Floats], learning: Learning) -> str:
     """Return what all results depend on, hashed."""
     numbers = [learning.rounds, learning.steps, learning.episodes, learning.seed]
     played = None if learning.make_env is None else spaces(learning.make_env).name
-    described = [policy.scheme.to_json(), head_to_json(policy.head), policy.preprocessing.to_json()]
+    described = [_FORMAT, policy.scheme.to_json(), head_to_json(policy.head), policy.preprocessing.to_json()]
     digest = hashlib.sha256(json.dumps([numbers, played, *described]).encode())
     for data in (policy.tflite, policy.float_tflite, *(v.tobytes() for v in samples.values())):
         digest.update(sha256(data).encode())

@@ -1,5 +1,7 @@
 """How far the student's outputs are from the float policy's, in what the head makes of them.
 
+Of choices among actions only those that are allowed count, where the state says which.
+
 discrete      Kullback-Leibler of the softmax, at a temperature of the size of the gap between the best two,
               plus the Q-regret: what the student's soft choice loses by the teacher's values, in that gap
 switches      the same of each switch
@@ -20,7 +22,11 @@ from edgeqrl.agents.heads import BoxHead, DiscreteHead, GaussianHead, Head, Mult
 from edgeqrl.agents.tensorflow_runtime import import_tensorflow
 
 Floats = NDArray[np.float32]
-Loss = Callable[[Sequence[Any], Sequence[Any]], Any]  # student's and teacher's outputs [N, size] -> [N]
+# Student's and teacher's outputs [N, size] -> [N]. Behind the teacher's may be the actions that are allowed,
+# 1 or 0 for each of a discrete head's numbers.
+Loss = Callable[[Sequence[Any], Sequence[Any]], Any]
+
+_BLOCKED = -1e30  # what a forbidden action is worth
 
 _VALUE_WEIGHT = 0.1
 _STATE_WEIGHT = 1.0
@@ -75,13 +81,22 @@ def _discrete(head: DiscreteHead, temperature: float) -> Loss:
     begins = ends - np.array(head.counts)
 
     def loss(student: Sequence[Any], teacher: Sequence[Any]) -> Any:
-        parts = [
-            _choice(student[0][:, a:b] / temperature, teacher[0][:, a:b] / temperature, head.is_stochastic)
-            for a, b in zip(begins.tolist(), ends.tolist(), strict=True)
-        ]
+        masks = teacher[len(student) :]
+        parts = []
+        for a, b in zip(begins.tolist(), ends.tolist(), strict=True):
+            pair = student[0][:, a:b] / temperature, teacher[0][:, a:b] / temperature
+            said, wanted = (_allowed(values, masks[0][:, a:b]) for values in pair) if masks else pair
+            parts.append(_choice(said, wanted, head.is_stochastic))
         return sum(parts[1:], parts[0])
 
     return loss
+
+
+def _allowed(values: Any, mask: Any) -> Any:
+    """Give no chance to what a mask [N, n] forbids; one that allows nothing is ignored, as by heads."""
+    tf = import_tensorflow()
+    is_forbidden = tf.logical_and(mask < 0.5, tf.reduce_any(mask > 0.5, axis=1, keepdims=True))
+    return tf.where(is_forbidden, np.float32(_BLOCKED), values)
 
 
 def _choice(student: Any, teacher: Any, is_drawn: bool) -> Any:

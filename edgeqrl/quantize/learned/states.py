@@ -95,10 +95,14 @@ class Student:
 
 def visited(
     policy: CalibratingPolicy, make_env: MakeEnv, seeds: Sequence[int], rng: np.random.Generator
-) -> list[Floats]:
-    """Play one episode a seed; return the network's inputs [N, size] by position, of many rows some."""
-    played = rollout(policy, make_env, seeds, keep_inputs=True)
+) -> tuple[list[Floats], NDArray[np.bool_] | None]:
+    """Play one episode a seed; return the network's inputs [N, size] by position, of many rows some.
+
+    With them come the actions that were allowed, [N, num_actions], of an environment that says so.
+    """
+    played = rollout(policy, make_env, seeds, keep_inputs=True, keep_masks=True)
     assert played.inputs is not None
+    masks = None if played.masks is None else np.concatenate(played.masks)
     joined = [
         np.concatenate([episode[name].reshape(len(episode[name]), -1) for episode in played.inputs])
         for name in played.inputs[0]
@@ -106,6 +110,6 @@ def visited(
     most = min(_MOST_ROWS, max(_MOST_NUMBERS // sum(values.shape[1] for values in joined), 1))
     count = len(joined[0])
     if count <= most:
-        return joined
+        return joined, masks
     rows = np.sort(rng.choice(count, most, replace=False))
-    return [values[rows] for values in joined]
+    return [values[rows] for values in joined], None if masks is None else masks[rows]

@@ -17,7 +17,7 @@ from edgeqrl.network.ir import IntegerNetwork, Layer, Tensor
 from edgeqrl.network.layers import Linear, LogSoftmax, Move, Pair, Pool, Reduce, Reshape, Softmax, Softmax16
 from edgeqrl.network.read_tflite import parse_tflite, read_with_edges
 from edgeqrl.network.tflite_model import OperatorInfo, shown
-from edgeqrl.quantize.grids import grid_limits
+from edgeqrl.quantize.grids import weight_limits
 from edgeqrl.quantize.matching import Twin, float_twins
 from edgeqrl.quantize.scheme import Scheme
 from edgeqrl.quantize.weights_file import LayerWeights, read_weights
@@ -166,8 +166,7 @@ def _grids(
 
 
 def _grid(file: LayerWeights, twin: Twin | None, name: str, scheme: Scheme) -> Grid:
-    bits = scheme.bits_of(name if twin is None else twin.name)
-    lowest, highest = grid_limits(bits, is_symmetric=scheme.symmetry == "symmetric")
+    lowest, highest = weight_limits(scheme, name if twin is None else twin.name)
     is_grouped = scheme.granularity == "per_group" and len(file.scales) > 1
     num_tied = min(scheme.group_size, len(file.scales)) if is_grouped else 1
     return Grid(file, None if twin is None else twin.weights, lowest, highest, num_tied)

@@ -5,21 +5,18 @@ activations, with the latter's zero points (LSQ: Esser et al., arXiv:1902.08153;
 arXiv:2004.09576). Adam makes each step as long whatever its gradient is scaled by, so that none is here.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from math import prod
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeqrl.agents.tensorflow_runtime import import_tensorflow
-from edgeqrl.errors import UnsupportedOperatorError
 from edgeqrl.network.ir import Layer
-from edgeqrl.network.layers import Conv2D, Dense, DepthwiseConv2D, Linear
-from edgeqrl.network.layers.window import Window
-from edgeqrl.network.tflite_model import shown
+from edgeqrl.network.layers import Linear
 from edgeqrl.quantize.learned.functions import Function, activated, function_of
 from edgeqrl.quantize.learned.structure import Grid, Group, Structure
+from edgeqrl.quantize.learned.sums import Sums, sums_of
 
 Arrays = dict[str, NDArray[np.float32]]  # what is learned, by name
 Learned = Mapping[str, Any]  # the same as tensors
@@ -57,15 +54,15 @@ class Twin:
         self.structure = structure
         network = structure.network
         self._functions: dict[str, Function] = {}
-        self._sums: dict[str, Callable[..., Any]] = {}
+        self._sums: dict[str, Sums] = {}
         for layer in network.layers:
             if isinstance(layer, Linear):
-                self._sums[layer.output] = _linear(layer)
+                self._sums[layer.output] = sums_of(layer)
             else:
                 operator = structure.operators[layer.output]
                 self._functions[layer.output] = function_of(layer, operator, network.tensors)
         self._constants = {
-            name: (np.float32(t.scale) * (values.astype(np.float32) - t.zero_point)).reshape(1, -1)
+            name: np.float32(t.scale) * (values.reshape(1, -1).astype(np.float32) - np.float32(t.zero_point))
             for name, values in network.constants.items()
             if (t := network.tensors[name]).dtype != "int32"
         }
@@ -212,76 +209,3 @@ def _rows_at_start(grid: Grid) -> NDArray[np.float32]:
         scales = file.by_channel(file.scales)[:, None].astype(np.float64)
         wanted = np.clip(file.rows(grid.exact).astype(np.float64) / scales, centre - _EDGE, centre + _EDGE)
     return (wanted / _size_in_steps(grid)).astype(np.float32)
-
-
-def _linear(layer: Linear) -> Callable[..., Any]:
-    """Return a function of input [N, size], weights [channels, terms] and bias [channels]."""
-    if isinstance(layer, Dense):
-        return _dense(layer)
-    if isinstance(layer, Conv2D) or (isinstance(layer, DepthwiseConv2D) and layer.window.dilation == (1, 1)):
-        return _convolution(layer)
-    raise UnsupportedOperatorError(
-        f"{layer.operator} at '{shown(layer.name)}' cannot be learned: only dense layers and convolutions "
-        "can. Quantize with learned=false."
-    )
-
-
-def _dense(layer: Dense) -> Callable[..., Any]:
-    columns = layer.weights.shape[1]
-
-    def run(values: Any, weights: Any, bias: Any) -> Any:
-        tf = import_tensorflow()
-        rows = tf.reshape(values, (-1, columns)) if layer.rows > 1 else values
-        sums = tf.matmul(rows, weights, transpose_b=True) + bias
-        return tf.reshape(sums, (-1, layer.rows * weights.shape[0])) if layer.rows > 1 else sums
-
-    return run
-
-
-def _convolution(layer: Conv2D | DepthwiseConv2D) -> Callable[..., Any]:
-    window = layer.window
-    (top, left), (bottom, right) = window.padding, _ends(window)
-    padding = [[0, 0], [top, bottom], [left, right], [0, 0]]
-    depth = layer.weights.shape[3] if isinstance(layer, Conv2D) else 1
-    cut = [
-        (window.output_shape[1 + i] - 1) * window.stride[i] + (window.kernel[i] - 1) * window.dilation[i] + 1
-        for i in (0, 1)
-    ]
-
-    def run(values: Any, weights: Any, bias: Any) -> Any:
-        tf = import_tensorflow()
-        images = tf.pad(tf.reshape(values, (-1, *window.input_shape[1:])), padding)
-        images = images[:, : cut[0], : cut[1]]
-        if isinstance(layer, Conv2D):
-            kernel = tf.transpose(tf.reshape(weights, (-1, *window.kernel, depth)), (1, 2, 3, 0))
-            sums = tf.nn.conv2d(images, kernel, window.stride, "VALID", dilations=window.dilation)
-        else:
-            shape = (window.input_shape[3], layer.depth_multiplier, *window.kernel)
-            kernel = tf.transpose(tf.reshape(weights, shape), (2, 3, 0, 1))
-            sums = _depthwise(images, kernel, window)
-        return tf.reshape(sums + bias, (-1, prod(window.output_shape[1:])))
-
-    return run
-
-
-def _depthwise(images: Any, kernel: Any, window: Window) -> Any:
-    """Sum over the window's places: strides may differ, which TensorFlow's own operator does not allow."""
-    _, height, width, channels = window.output_shape
-    (step_y, step_x), sums = window.stride, 0.0
-    for y in range(window.kernel[0]):
-        for x in range(window.kernel[1]):
-            part = images[:, y : y + (height - 1) * step_y + 1 : step_y]
-            part = part[:, :, x : x + (width - 1) * step_x + 1 : step_x]
-            sums = sums + part[..., None] * kernel[y, x]
-    tf = import_tensorflow()
-    return tf.reshape(sums, (-1, height, width, channels))
-
-
-def _ends(window: Window) -> tuple[int, int]:
-    """Return the padding at the bottom and right."""
-    ends = []
-    for i in (0, 1):
-        reach = (window.output_shape[1 + i] - 1) * window.stride[i]
-        reach += (window.kernel[i] - 1) * window.dilation[i] + 1
-        ends.append(max(reach - window.padding[i] - window.input_shape[1 + i], 0))
-    return ends[0], ends[1]
