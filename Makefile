@@ -65,6 +65,7 @@ docs: setup
 
 benchmarks: setup
 	@$(BIN)/python benchmarks/engine.py
+	@$(BIN)/python benchmarks/rates.py
 	@TF_CPP_MIN_LOG_LEVEL=2 TF_ENABLE_ONEDNN_OPTS=0 $(BIN)/python benchmarks/rollout.py
 	@$(BIN)/python benchmarks/convert.py
 	@$(BIN)/python benchmarks/startup.py

@@ -9,13 +9,13 @@ relative error is least; beside it stands the largest one.
 
 import argparse
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from struct import pack
 from typing import Any
 
 import numpy as np
-from scipy.optimize import nnls
+from scipy.optimize import lsq_linear
 
 from edgeqrl.backends import EMULATED_CORES
 from edgeqrl.backends.host_c import policy_of_network
@@ -148,13 +148,30 @@ def as_argument(argument: int | Rows) -> int | bytes:
     return pack("<15I", images, channels, outputs, *y, *x)  # type: ignore[misc]
 
 
-def fit(rows: list[tuple[Work, int]]) -> tuple[tuple[float, ...], float]:
-    """Return the instructions of each number of `Work`, and the largest error."""
+def fit(rows: list[tuple[Work, int]], least: float = 0.0) -> tuple[tuple[float, ...], float]:
+    """Return the instructions of each number of `Work`, and the largest error.
+
+    least  instructions that a multiply-accumulate takes at the least
+    """
     counts = np.array([work.counts for work, _ in rows], float)
     measured = np.array([instructions for _, instructions in rows], float)
-    found, _ = nnls(counts / measured[:, None], np.ones(len(rows)))
-    rates = np.array([float(f"{rate:.3g}") for rate in found])
+    low = np.zeros(counts.shape[1])
+    low[1] = least - 1e-9
+    found = lsq_linear(counts / measured[:, None], np.ones(len(rows)), (low, np.inf), method="bvls").x
+    rates = np.array([float(f"{rate:.3g}") if rate > 1e-6 else 0.0 for rate in found])
     return tuple(rates), float(np.abs(counts @ rates / measured - 1).max())
+
+
+def fit_all(measured: Iterable[tuple[Work, int]]) -> dict[str, tuple[tuple[float, ...], float]]:
+    """Fit each kind of work. A convolution has the inner loop of a dense layer, so its runs cost no less."""
+    rows = defaultdict(list)
+    for work, instructions in measured:
+        rows[work.kind].append((work, instructions))
+    found: dict[str, tuple[tuple[float, ...], float]] = {}
+    for kind in sorted(rows, reverse=True):  # dense layers before convolutions
+        dense = found.get(kind.replace("conv", "dense"))
+        found[kind] = fit(rows[kind], 0.0 if dense is None else dense[0][1])
+    return dict(sorted(found.items()))
 
 
 def main() -> None:
@@ -165,12 +182,9 @@ def main() -> None:
     parser.add_argument("--compiler", default="zig", help="of find_compilers (zig)")
     options = parser.parse_args()
     for core in options.core:
-        rows = defaultdict(list)
-        for work, instructions in measure(core, options.compiler):
-            rows[work.kind].append((work, instructions))
+        fits = fit_all(measure(core, options.compiler))
         print(f'    "{core}": {{')
-        for kind in sorted(rows):
-            rates, error = fit(rows[kind])
+        for kind, (rates, error) in fits.items():
             print(f'        "{kind}": ({", ".join(f"{rate:g}" for rate in rates)}),  # {error:.0%}')
         print("    },", flush=True)
 

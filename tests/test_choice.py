@@ -12,6 +12,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from edgeqrl.agents.heads import DiscreteHead, ValueHead, head_to_json
+from edgeqrl.backends.host_c import policy_of_network
 from edgeqrl.bundle import Bundle, edit_bundle, open_bundle
 from edgeqrl.cli.main import run
 from edgeqrl.errors import DataError, UsageError
@@ -25,7 +26,9 @@ from edgeqrl.stages.ledger import chosen_seeds, earlier_facts, find_choice, lear
 from edgeqrl.validate.terms import Declared
 from firmware_export.board import Board
 from firmware_export.emit.params import build_params
+from firmware_export.fit import estimate_us
 from tests.firmware import board, policy
+from tests.packed_networks import stack
 
 CARTPOLE = ("zoo:cartpole-dqn", "--env", "CartPole-v1", "--env-arg", "max_episode_steps=60")
 LENIENT = ("--episodes", "16", "--margin", "200", "--worst-loss", "500")
@@ -238,6 +241,17 @@ def test_seed_that_calibrated_does_not_choose(tmp_path: Path, capsys: pytest.Cap
     assert not (tmp_path / "x").exists()
 
 
+def test_seed_that_judged_does_not_choose(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(bundle, tmp_path / "bundle"))
+    first = report_of(folder)["seeds"]["first"]
+    options = ("--scheme", "auto", "-o", folder, *QUICK, "--choosing-seed", first - 9)
+    code, sentence = failure(capsys, "convert", *CARTPOLE, *options)
+    assert code == UsageError.exit_code
+    assert f"Seed {first} serves both choosing and " in sentence
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -276,7 +290,9 @@ def test_search_leaves_result_plot_study_and_a_judged_bundle_and_goes_on(
         e.message for e in Draft202012Validator(SCHEMA).iter_errors(report) if "choice" in e.absolute_path
     ]
     assert run([*command, "--trials", "3"]) == 0
-    second = json.loads(capsys.readouterr().out)["choice"]
+    output = capsys.readouterr()
+    assert "The study has 2 of 3 trials: the search goes on." in output.err
+    second = json.loads(output.out)["choice"]
     assert second["candidates"][:2] == [
         {**c, "is_on_front": s["is_on_front"]}
         for c, s in zip(first["candidates"], second["candidates"], strict=False)
@@ -284,7 +300,7 @@ def test_search_leaves_result_plot_study_and_a_judged_bundle_and_goes_on(
     assert len(second["candidates"]) == 3
     other = [*command[:-1], "--trials", "3", "--most-weight-bits", "4"]
     code, sentence = failure(capsys, *other)
-    assert (code, "is of another most_weight_bits" in sentence) == (UsageError.exit_code, True)
+    assert (code, "what differs: --most-weight-bits." in sentence) == (UsageError.exit_code, True)
 
 
 def test_study_of_other_recorded_observations_is_another(
@@ -298,7 +314,7 @@ def test_study_of_other_recorded_observations_is_another(
         np.savez(tmp_path / f"{name}.npz", observations=states)
     assert run([*command, "--observations", str(tmp_path / "first.npz")]) == 0
     code, sentence = failure(capsys, *command, "--observations", tmp_path / "second.npz")
-    assert (code, "is of another calibration:" in sentence) == (UsageError.exit_code, True)
+    assert (code, "what differs: calibration." in sentence) == (UsageError.exit_code, True)
 
 
 def test_search_into_a_bundle_is_refused(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -358,6 +374,38 @@ def test_choice_without_what_it_chose_is_told(
 # What nothing can be chosen for
 
 
+@pytest.mark.parametrize(
+    ("agent", "options", "said"),
+    [
+        ("agent.keras", (), "give one with --env"),
+        ("zoo:cartpole-dqn", ("--observations", "log.npz"), "give one with --env"),
+        ("no-such.keras", ("--env", "CartPole-v1"), "no-such.keras"),
+    ],
+)
+def test_search_that_cannot_begin_leaves_nothing(
+    agent: str,
+    options: tuple[str, ...],
+    said: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("optuna")
+    _, sentence = failure(capsys, "search", agent, "-o", tmp_path / "new" / "search", *options)
+    assert said in sentence
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_scheme_of_an_agent_that_was_trained_as_another_is_refused_before_it_calibrates(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    refused = []
+    monkeypatch.setattr(choice, "is_fake_quantized", lambda _: True)
+    monkeypatch.setattr(choice, "require_trained_scheme", lambda _, scheme: refused.append(scheme))
+    for settings in (Settings(), Settings(scheme=Scheme(weight_bits=4)), Settings(stores_int4=True)):
+        choice.require_possible(stub(DiscreteHead.single(2)), None, settings, None)  # type: ignore[arg-type]
+    assert refused == [Scheme(weight_bits=4)]
+
+
 def stub(head: Any) -> Bundle:
     return Bundle(Path("nowhere"), {"head": head_to_json(head)})
 
@@ -384,6 +432,27 @@ def test_agent_trained_with_fake_quantization_has_its_scheme(monkeypatch: pytest
 def small(name: str, region: str, size: int) -> Board:
     regions = tuple(replace(r, bytes=size) if r.name == region else r for r in board(name).regions)
     return replace(board(name), regions=regions)
+
+
+def test_costs_know_the_bits_of_the_weights_and_the_core() -> None:
+    """Packed weights are fewer instructions on the M4, and more on the M55, which has Helium for bytes."""
+    rng, sizes = np.random.default_rng(1), (17, 64, 64, 6)
+    eight, four = (policy_of_network(stack(rng, (bits,) * 3, sizes)) for bits in (8, 4))
+    bytes_of_four = replace(four, weight_bits=())
+    on = {name: board(name) for name in ("mps2-an386", "mps3-an547")}
+    cheap, dear = ({n: costs_of(p, b).instructions for n, b in on.items()} for p in (four, eight))
+    assert cheap["mps2-an386"] < 0.8 * dear["mps2-an386"]
+    assert cheap["mps3-an547"] > 1.3 * dear["mps3-an547"]
+    assert costs_of(bytes_of_four, on["mps2-an386"]) == costs_of(eight, on["mps2-an386"])
+
+
+def test_fewer_bits_meet_a_control_period_that_more_do_not() -> None:
+    target, rng = board("mps2-an386"), np.random.default_rng(1)
+    eight, four = (policy_of_network(stack(rng, (bits,) * 3, (64, 256, 256, 6))) for bits in (8, 4))
+    costs = costs_of(eight, target), costs_of(four, target)
+    period = estimate_us(costs[0].instructions, target) / 1.35 / 1e6
+    assert "the control period is" in str(budget_problem(eight, costs[0], target, period))
+    assert budget_problem(four, costs[1], target, period) is None
 
 
 def test_costs_are_bytes_and_an_estimate_for_the_core() -> None:

@@ -9,7 +9,6 @@ from firmware_export.board import Region
 from firmware_export.build import compile_firmware
 from firmware_export.fit import (
     FirmwareSizes,
-    estimate_instructions,
     estimate_sizes,
     estimate_us,
     require_fits,
@@ -68,30 +67,6 @@ def test_wait_states_of_the_memory_that_code_runs_from_count() -> None:
     assert timing_model(cached).cycles_per_instruction == pytest.approx(1.3 + 2 * 0.25 / 16)
     slow_ram = replace(target, regions=(replace(flash, wait_states=0), replace(ram, wait_states=5)))
     assert timing_model(slow_ram).cycles_per_instruction == pytest.approx(1.3 + 5 * 0.4)
-
-
-@pytest.mark.parametrize(
-    ("core", "num_macs", "num_elements", "measured"),
-    [
-        # docs/benchmarks.md, the worse of both compilers; elements: of all layers and the input
-        ("rpi-pico", 4480, 134, 39_935),
-        ("rpi-pico", 71_424, 535, 479_541),
-        ("rpi-pico", 168_704, 1558, 1_258_553),
-        ("mps2-an385", 71_424, 535, 284_454),
-        ("mps2-an386", 4480, 134, 25_142),
-        ("mps2-an386", 168_704, 1558, 803_112),
-        ("mps2-an500", 71_424, 535, 292_324),
-        ("mps2-an505", 71_424, 535, 294_127),
-        ("mps3-an547", 71_424, 535, 244_375),
-        ("riscv-virt", 71_424, 535, 458_797),
-        ("riscv-virt", 168_704, 1558, 1_191_871),
-    ],
-)
-def test_estimate_before_compiling_is_a_little_above_what_was_measured(
-    core: str, num_macs: int, num_elements: int, measured: int
-) -> None:
-    estimate = estimate_instructions(num_macs, num_elements, board(core))
-    assert measured <= estimate <= 1.35 * measured
 
 
 def test_policy_that_is_too_slow_is_refused_before_it_is_compiled() -> None:

@@ -6,9 +6,17 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from edgeqrl.errors import BoardFitError, UnsupportedOperatorError, UsageError
+from edgeqrl.errors import (
+    AgentError,
+    BoardFitError,
+    ConverterError,
+    EdgeQRLError,
+    EnvironmentFailure,
+    UnsupportedOperatorError,
+    UsageError,
+)
 from edgeqrl.quantize.scheme import Scheme
-from edgeqrl.search.candidate import Tried, attempt, front, name_of
+from edgeqrl.search.candidate import Built, Tried, attempt, front, name_of
 from edgeqrl.search.choice import Choice
 from edgeqrl.search.costs import Costs
 from edgeqrl.search.episodes import FIRST_LOOK, looks
@@ -165,12 +173,50 @@ def test_rung_that_cannot_be_made_is_left_out_unless_none_can() -> None:
         climb(toy_task(Maker(impossible=lambda _: True)), {})
 
 
+@pytest.mark.parametrize("failure", [AgentError, EnvironmentFailure, ConverterError])
+def test_learning_that_fails_in_its_episodes_leaves_the_others(failure: type[EdgeQRLError]) -> None:
+    def build(scheme: Scheme) -> Built:
+        if scheme.learned:
+            raise failure("The episode with seed 500000007 failed.")
+        return maker(scheme)
+
+    maker = Maker(lambda scheme: 5 if scheme.wide == ("input",) else 2)
+    choice = climb(toy_task(build), {})
+    learned = [tried for tried in choice.tried if tried.scheme.learned]
+    assert [(str(t.outcome), t.reason) for t in learned] == [
+        ("impossible", "The episode with seed 500000007 failed.")
+    ] * 2
+    assert choice.winner.name == "int8 wide=input"
+
+
+@pytest.mark.parametrize(
+    ("error", "learned"), [(EnvironmentFailure, False), (AgentError, False), (RuntimeError, True)]
+)
+def test_what_is_not_expected_of_making_a_candidate_is_not_hidden(
+    error: type[Exception], learned: bool
+) -> None:
+    def build(scheme: Scheme) -> Built:
+        raise error("a defect")
+
+    with pytest.raises(error, match="a defect"):
+        attempt(toy_task(build), Scheme(learned=learned))
+
+
 def test_nothing_is_played_where_there_is_nothing_to_preserve() -> None:
     from tests.toys import FixedPolicy
 
     maker = Maker()
     choice = climb(toy_task(maker, float_policy=FixedPolicy(np.int64(1))), {})
     assert (names(choice), choice.holds, maker.opened) == (["int8"], False, [])
+
+
+def test_where_nothing_is_played_the_first_that_can_be_made_is_taken() -> None:
+    from tests.toys import FixedPolicy
+
+    maker = Maker(impossible=lambda scheme: scheme == Scheme())
+    choice = climb(toy_task(maker, float_policy=FixedPolicy(np.int64(1))), {})
+    assert [str(tried.outcome) for tried in choice.tried] == ["impossible", "open"]
+    assert choice.built.quantized == choice.winner.scheme
 
 
 def test_equal_network_is_not_played_again() -> None:
@@ -237,17 +283,86 @@ def test_results_survive_json() -> None:
 
 
 def test_plot_marks_every_candidate_in_both_panels_and_stays_in_its_frame() -> None:
-    section = Choice("search", POINTS[1], POINTS, {}).to_json()
+    section = Choice("search", POINTS[1], POINTS, {}, Maker()(Scheme())).to_json()
     svg = pareto_svg(section, "zoo <agent> & more")
     root = ElementTree.fromstring(svg)
-    circles = [e for e in root.iter() if e.tag.endswith("circle") and len(e)]
-    assert len(circles) == 2 * 5  # what never played is not there
+    marks = [e for e in root.iter() if e.tag.endswith("}g")]
+    assert len(marks) == 2 * 5  # what never played is not there
+    assert "not shown: 1 over budget" in svg
     width, height = float(root.attrib["width"]), float(root.attrib["height"])
+    circles = [e for mark in marks for e in mark if e.tag.endswith("circle")]
     assert all(0 < float(c.attrib["cx"]) < width and 0 < float(c.attrib["cy"]) < height for c in circles)
     assert "zoo &lt;agent&gt; &amp; more" in svg
-    alone = Choice("auto", POINTS[0], POINTS[:1], {}).to_json()
+    texts = [e.text for e in root.iter() if e.tag.endswith("text")]
+    assert {point.name for point in POINTS[:5]} <= {*texts}  # each is named once
+    assert texts.count("5") >= 3  # its number: in both panels, and in the list
+    alone = Choice("auto", POINTS[0], POINTS[:1], {}, Maker()(Scheme())).to_json()
     ElementTree.fromstring(pareto_svg(alone, "one point"))
     ElementTree.fromstring(pareto_svg({**alone, "candidates": []}, "none"))
+
+
+def shapes(*points: Tried, kind: str) -> list[ElementTree.Element]:
+    """Return the shapes of a kind that marks of both panels are made of."""
+    section = Choice("search", points[0], points, {}, Maker()(Scheme())).to_json()
+    root = ElementTree.fromstring(pareto_svg(section, "a search"))
+    marks = [e for e in root.iter() if e.tag.endswith("}g")]
+    return [e for mark in marks for e in mark if e.tag.endswith(kind)]
+
+
+def test_loss_beyond_the_axis_is_an_arrow_that_says_how_much() -> None:
+    far, near = POINTS[4], POINTS[1]
+    arrows = shapes(near, far, kind="polygon")
+    assert len(arrows) == 2
+    for arrow in arrows:
+        tip, *base = (float(corner.split(",")[1]) for corner in arrow.attrib["points"].split())
+        assert all(tip < y for y in base)  # it points up
+    assert "900" in [e.text for e in shapes(near, far, kind="text")]
+    assert shapes(near, POINTS[0], kind="polygon") == []
+
+
+def test_what_loses_by_chatter_is_told_from_what_loses_return() -> None:
+    chatter = Measure("chatter", 9.0, 8.9, 9.1, 1.0)
+    jumpy = replace(POINTS[2], outcome=Outcome.LOSES, measures=(*POINTS[2].measures, chatter))
+    by_return, by_chatter = (
+        {e.attrib["stroke"] for e in shapes(point, kind="circle")} - {"#111111"}
+        for point in (replace(POINTS[1], outcome=Outcome.LOSES), jumpy)
+    )
+    assert len(by_return) == len(by_chatter) == 1
+    assert by_return != by_chatter
+
+
+def test_marks_that_coincide_stand_side_by_side() -> None:
+    same = [replace(POINTS[0], name=f"the {n}th") for n in range(6)]
+    places = {(c.attrib["cx"], c.attrib["cy"]) for c in shapes(*same, kind="circle")}
+    assert len(places) == 2 * 6
+
+
+def test_of_many_candidates_the_front_and_the_winner_have_numbers() -> None:
+    many = [tried(f"c{n}", 0.9 - 0.01 * n, 400 + n, 100) for n in range(40)]
+    many += [tried(f"d{n}", 0.95, 900 + n, 900) for n in range(40)]
+    section = Choice("search", many[60], tuple(many), {}, Maker()(Scheme())).to_json()
+    root = ElementTree.fromstring(pareto_svg(section, "many"))
+    texts = [e.text for e in root.iter() if e.tag.endswith("text")]
+    assert "d20" in texts
+    assert sum(str(text).startswith("c") for text in texts) == 15
+    assert "d1" not in texts
+    assert len([e for e in root.iter() if e.tag.endswith("}g")]) == 2 * 80
+
+
+@pytest.mark.parametrize(
+    ("judged", "pairs", "is_too_few"),
+    [(400, 128, True), (410, 128, False), (400, 410, False), (None, 128, False)],
+)
+def test_choice_says_where_a_judgement_is_likely_to_take_more_pairs_than_it_may(
+    judged: int | None, pairs: int, is_too_few: bool
+) -> None:
+    facts = {} if judged is None else {"judged_episodes": judged}
+    winner = replace(POINTS[1], pairs=pairs)
+    sentence = Choice("auto", winner, (winner, POINTS[0]), facts, Maker()(Scheme())).sentence
+    assert "mean loss of return is 0.5 [0.4, 0.6], of at most 1" in sentence
+    assert (
+        "likely to take about 410 pairs, more than the 400 that --episodes allows" in sentence
+    ) is is_too_few
 
 
 # The space of a study

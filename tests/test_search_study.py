@@ -1,26 +1,31 @@
 """Optuna's part of a search, on toys: pruning, going on after a kill, storages that fail, several at once."""
 
+import importlib.util
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from edgeqrl.errors import MissingToolError, UsageError
+from edgeqrl.cli.search import goes_on, trials_kept
+from edgeqrl.errors import DataError, MissingToolError, UsageError
 from edgeqrl.quantize.scheme import Scheme
-from edgeqrl.search import storage as storage_module
+from edgeqrl.search import alive
+from edgeqrl.search.alive import Heart, Watch
 from edgeqrl.search.choice import Choice
 from edgeqrl.search.ladder import rungs
 from edgeqrl.search.options import StudyOptions
 from edgeqrl.search.outcome import Outcome
+from edgeqrl.search.results import prepared
 from edgeqrl.search.space import Space
 from edgeqrl.search.storage import open_study, quiet, shown_url, sqlite_url
-from edgeqrl.search.study import Steps, first_schemes, pruner, require_study, run_study
+from edgeqrl.search.study import Steps, first_schemes, num_finished, pruner, require_study, run_study
 from edgeqrl.validate.terms import Declared
 from tests.search_toys import LAYERS, Careless, Maker, toy_task
 
@@ -116,7 +121,7 @@ def test_search_goes_on_where_it_was(tmp_path: Path) -> None:
     finished = searched(tmp_path, 8, again)
     assert again.opened == []
     assert finished.winner == choice.winner
-    assert finished.built is None  # an earlier run made it
+    assert finished.built.quantized == choice.winner.scheme  # made again, and not played again
 
 
 KILLED = """
@@ -137,30 +142,129 @@ run_study(toy_task(Slow(), most_weight_bits=2), StudyOptions(sys.argv[1], trials
 """
 
 
-def test_killed_search_on_sqlite_loses_no_finished_trial_and_no_known_scheme(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    url = f"sqlite:///{tmp_path / 'study.db'}"
-    monkeypatch.setattr(storage_module, "_HEARTBEAT_S", 1)
-    monkeypatch.setattr(storage_module, "_GRACE_S", 2)
+@pytest.mark.parametrize("kind", ["sqlite:///", "journal:"])
+def test_killed_search_loses_no_finished_trial_and_no_known_scheme(tmp_path: Path, kind: str) -> None:
+    url = f"{kind}{tmp_path / 'study'}"
     killed = subprocess.Popen(
         [sys.executable, "-c", KILLED, url], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
     assert killed.stdout is not None
     assert killed.stdout.readline() == "hanging\n"
+    assert Watch().fail_abandoned(open_study(url, "edgeqrl")) == 0
     os.kill(killed.pid, signal.SIGKILL)
     killed.wait()
     killed.stdout.close()
     assert states_of(url)[:3] == ["COMPLETE", "COMPLETE", "RUNNING"]
-    time.sleep(2.5)  # its heart has stopped for longer than the grace
     maker = Maker()
     choice = run_study(toy_task(maker, most_weight_bits=2), StudyOptions(url, trials=7), {})
-    assert len(choice.tried) >= 6  # of seven: the sampler may repeat one
     known = rungs(2, most_bits=2, layers=LAYERS, has_states=False, learning=True)
-    assert {tried.scheme for tried in choice.tried} >= {*known} - {known[-1]}
+    assert {tried.scheme for tried in choice.tried} >= {*known}
     assert not {known[0], known[1]} & {*maker.opened}  # they were finished before
     assert known[2] in maker.opened  # it hung, and was tried again
     assert states_of(url)[2] == "FAIL"
+
+
+def left_by_another_machine(folder: Path, **params: Any) -> "optuna.Study":
+    """Begin a trial and leave it, as on a machine of which nothing else is known."""
+    study = open_study(journal(folder), "edgeqrl")
+    study.enqueue_trial(params)
+    space = Space(LAYERS, 2, has_states=False, learning=False)
+    trial = study.ask()
+    for name, values in space.choices.items():
+        trial.suggest_categorical(name, values)
+    trial.set_user_attr("at_work", {"machine": "another", "process": 1, "beats": 1})
+    return study
+
+
+def test_trial_of_another_machine_is_abandoned_when_its_mark_stands_still(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, watch, now = left_by_another_machine(tmp_path), Watch(), [1000.0]
+    monkeypatch.setattr(alive.time, "monotonic", lambda: now[0])
+    counts = []
+    for beats, later in ((1, 50.0), (2, 50.0), (2, 50.0), (2, 20.0)):
+        (running,) = study.get_trials()
+        mark = {"machine": "another", "process": 1, "beats": beats}
+        study._storage.set_trial_user_attr(running._trial_id, "at_work", mark)
+        counts.append(watch.fail_abandoned(study))
+        now[0] += later
+    assert counts == [0, 0, 0, 1]  # seen at 1000, changed at 1050, silent at 1100 and at 1150
+    assert watch.fail_abandoned(study) == 0
+
+
+def test_candidate_over_which_processes_die_is_left_after_three_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(alive, "_GRACE_S", 0.0)
+    space = Space(LAYERS, 2, has_states=False, learning=False)
+    fatal = Scheme(weight_bits=2, ranges="mse")
+    for _ in range(3):
+        left_by_another_machine(tmp_path, **space.chosen(fatal))
+    choice = searched(tmp_path, 4, most_weight_bits=2, learning=False)
+    assert states_of(journal(tmp_path))[:3] == ["FAIL"] * 3
+    assert fatal not in [tried.scheme for tried in choice.tried]
+
+
+def test_trial_that_another_machine_has_taken_over_does_not_end_the_search(tmp_path: Path) -> None:
+    """As after a sleep of this one."""
+
+    class Slept(Maker):
+        def __call__(self, scheme: Scheme) -> Any:
+            if len(self.made) == 2:
+                study = open_study(journal(tmp_path), "edgeqrl")
+                (running,) = [t for t in study.get_trials() if t.state.name == "RUNNING"]
+                study.tell(running.number, state=optuna.trial.TrialState.FAIL)
+            return super().__call__(scheme)
+
+    choice = searched(tmp_path, 4, Slept(), most_weight_bits=2, learning=False)
+    assert states_of(journal(tmp_path)).count("COMPLETE") == 4
+    assert states_of(journal(tmp_path)).count("FAIL") == 1
+    assert choice.holds is False
+
+
+def test_heart_beats_while_a_trial_is_at_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alive, "_BEAT_S", 0.01)
+    study = open_study(journal(tmp_path), "edgeqrl")
+    with Heart(study.ask()):
+        deadline = time.monotonic() + 20.0
+        while study.get_trials()[0].user_attrs["at_work"]["beats"] < 3:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    beats = study.get_trials()[0].user_attrs["at_work"]["beats"]
+    time.sleep(0.1)
+    assert study.get_trials()[0].user_attrs["at_work"]["beats"] == beats
+
+
+class Elsewhere(Maker):
+    """Makes another network of each scheme than the machine that played it; `wrong_every` tells how good."""
+
+    def __call__(self, scheme: Scheme) -> Any:
+        return replace(super().__call__(scheme), sha256=f"elsewhere {scheme!r}")
+
+
+def test_winner_of_which_another_network_comes_is_played_before_it_wins(tmp_path: Path) -> None:
+    options = {"most_weight_bits": 4, "learning": False}
+    played = searched(tmp_path, 6, **options).winner
+    maker = Elsewhere()
+    choice = searched(tmp_path, 6, maker, **options)
+    assert maker.opened == [played.scheme]
+    assert choice.winner.scheme == played.scheme
+    assert choice.winner.sha256 == choice.built.sha256 != played.sha256
+    assert choice.winner in choice.tried
+    assert played not in choice.tried
+
+
+def test_winner_of_which_a_worse_network_comes_loses_to_the_next(tmp_path: Path) -> None:
+    options = {"most_weight_bits": 4, "learning": False}
+    played = searched(tmp_path, 6, **options).winner
+    maker = Elsewhere(lambda scheme: 2 if scheme == played.scheme else 0)
+    choice = searched(tmp_path, 6, maker, **options)
+    assert choice.holds
+    assert choice.winner.scheme == maker.opened[-1] != played.scheme
+    assert maker.opened[0] == played.scheme
+    assert {t.outcome for t in choice.tried if t.scheme == played.scheme} == {Outcome.LOSES}
+    nothing = Elsewhere(lambda _: 2)
+    assert not searched(tmp_path, 6, nothing, **options).holds
 
 
 def test_interrupted_trial_is_tried_again(tmp_path: Path) -> None:
@@ -183,8 +287,8 @@ def test_interrupted_trial_is_tried_again(tmp_path: Path) -> None:
     [
         "study.db",
         "nonsense://x",
+        "nonsense://me:secret@localhost/x",
         "sqlite:////no/such/folder/study.db",
-        "mysql://me:secret@localhost/x",
         "journal:/no/such/folder/study.log",
     ],
 )
@@ -196,11 +300,38 @@ def test_storage_that_fails_is_one_sentence_without_the_password(url: str) -> No
     assert shown_url(url) in str(caught.value)
 
 
-def test_storage_that_is_damaged_is_one_sentence(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("url", "module", "package"),
+    [
+        ("mysql://me:secret@localhost/x", "MySQLdb", "mysqlclient"),
+        ("mysql+pymysql://me:secret@localhost/x", "pymysql", "pymysql"),
+        ("postgresql://me:secret@localhost/x", "psycopg2", "psycopg2-binary"),
+        ("redis://localhost", None, "redis"),
+    ],
+)
+def test_storage_without_its_driver_is_told_with_its_cure(
+    url: str, module: str | None, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if module is not None:
+        monkeypatch.setitem(sys.modules, module, None)
+    elif importlib.util.find_spec("redis") is not None:
+        pytest.skip("redis is installed, and Optuna has looked for it when it was imported")
+    with pytest.raises(MissingToolError, match=f"needs a driver.*pip install {package}\\.") as caught:
+        require_study(StudyOptions(url), {"agent": "a"})
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["sqlite:///", "journal:"])
+@pytest.mark.parametrize(
+    "content", [b"no database at all" * 100, b"SQLite format 3\0" + b"x" * 5000, b"[1]\n"]
+)
+def test_storage_that_is_damaged_is_told_with_its_file(tmp_path: Path, kind: str, content: bytes) -> None:
     path = tmp_path / "study.db"
-    path.write_bytes(b"no database at all" * 100)
-    with pytest.raises(UsageError, match="The study's storage"):
-        require_study(StudyOptions(f"sqlite:///{path}"), {})
+    path.write_bytes(content)
+    with pytest.raises(
+        DataError, match=f"'{path}' is no study of Optuna.*Delete it, or choose another place"
+    ):
+        require_study(StudyOptions(f"{kind}{path}"), {})
 
 
 def test_storage_that_goes_away_in_a_search_is_one_sentence(tmp_path: Path) -> None:
@@ -212,7 +343,7 @@ def test_storage_that_goes_away_in_a_search_is_one_sentence(tmp_path: Path) -> N
                 path.write_bytes(b"gone" * 4096)
             return super().__call__(scheme)
 
-    with pytest.raises(UsageError, match="The study's storage"):
+    with pytest.raises(DataError, match="is no study of Optuna"):
         run_study(toy_task(Sabotage()), StudyOptions(f"sqlite:///{path}", trials=6), {})
 
 
@@ -227,10 +358,67 @@ def test_what_our_own_code_raises_is_not_laid_on_the_storage(tmp_path: Path) -> 
 
 def test_study_of_another_task_is_refused(tmp_path: Path) -> None:
     options = StudyOptions(journal(tmp_path))
-    require_study(options, {"agent": "a", "board": None})
-    require_study(options, {"agent": "a", "board": None})
-    with pytest.raises(UsageError, match="is of another agent and board"):
-        require_study(options, {"agent": "b", "board": "rpi-pico"})
+    require_study(options, {"agent": "a", "control_period_s": None, "episodes": 512})
+    searched(tmp_path, 1)
+    require_study(options, {"agent": "a", "control_period_s": None, "episodes": 512})
+    said = (
+        "is of another search; what differs: agent, control period s, --choosing-episodes. Take what it was"
+    )
+    with pytest.raises(UsageError, match=said):
+        require_study(options, {"agent": "b", "control_period_s": 0.02, "episodes": 64})
+
+
+def test_study_without_any_trial_is_begun_anew_for_another_task(tmp_path: Path) -> None:
+    options = StudyOptions(journal(tmp_path), trials=2)
+    require_study(options, {"agent": "a"})
+    study = open_study(journal(tmp_path), "edgeqrl")
+    study.enqueue_trial({"bits of dense": 8})  # of another space
+    require_study(options, {"agent": "b"})
+    assert open_study(journal(tmp_path), "edgeqrl").get_trials() == []
+    searched(tmp_path, 2, most_weight_bits=2, learning=False)
+    with pytest.raises(UsageError, match="what differs: agent"):
+        require_study(options, {"agent": "c"})
+
+
+def test_failure_before_the_first_trial_leaves_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "search"
+    options = StudyOptions(sqlite_url(folder / "study.db"))
+    with pytest.raises(UsageError, match="early"), prepared(folder, options, folder / "study.db") as known:
+        assert known == 0
+        assert (folder / "study.db").exists()
+        raise UsageError("early")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_failure_leaves_what_was_there_and_what_was_found(tmp_path: Path, is_there: bool) -> None:
+    folder = tmp_path / "search"
+    options = StudyOptions(sqlite_url(folder / "study.db"), trials=1)
+    if is_there:  # without any trial, but not ours to remove
+        folder.mkdir()
+        require_study(options, {"agent": "a"})
+    with pytest.raises(KeyboardInterrupt), prepared(folder, options, folder / "study.db"):
+        if not is_there:
+            run_study(toy_task(Maker()), options, {})
+        raise KeyboardInterrupt
+    assert [path.name for path in folder.iterdir()] == ["study.db"]
+    assert num_finished(options) == (0 if is_there else 1)
+
+
+def test_interrupted_search_says_what_is_kept(tmp_path: Path) -> None:
+    options = StudyOptions(journal(tmp_path), trials=2)
+    with pytest.raises(KeyboardInterrupt) as nothing, trials_kept(options):
+        raise KeyboardInterrupt
+    assert str(nothing.value) == ""
+    searched(tmp_path, 2)
+    said = r"2 finished trials are kept in .*Run the same command again"
+    with pytest.raises(KeyboardInterrupt, match=said), trials_kept(options):
+        raise KeyboardInterrupt
+
+
+def test_search_that_goes_on_says_what_there_is() -> None:
+    assert goes_on(5, 9) == "The study has 5 of 9 trials: the search goes on."
+    assert "all of its 9 trials: its winner is made and judged again" in goes_on(9, 9)
 
 
 def test_two_searches_share_the_trials(tmp_path: Path) -> None:

@@ -70,6 +70,11 @@ def trained_scheme(agent: "Agent") -> Scheme | None:
     return _scheme(_learned(agent)) if is_fake_quantized(agent) else None
 
 
+def require_trained_scheme(agent: "Agent", scheme: Scheme) -> None:
+    """Raise UsageError for a scheme that the agent was not trained as, but for bits by layer."""
+    _require_own(agent, replace(scheme, layer_bits=()), _scheme(_learned(agent)))
+
+
 def quantize_trained(agent: "Agent", scheme: Scheme | None, samples: Samples, converter: Converter) -> Made:
     """Return the integer network of what the agent learned, and the float network with its rounding.
 

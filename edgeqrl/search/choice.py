@@ -20,7 +20,7 @@ class Choice:
     winner: Tried
     tried: tuple[Tried, ...]  # in the order in which they were
     facts: Facts  # of the episodes that chose
-    built: Built | None = field(default=None, repr=False)  # the winner; None: made by an earlier run
+    built: Built = field(repr=False)  # the winner, the very network that was played
 
     @property
     def holds(self) -> bool:
@@ -35,16 +35,29 @@ class Choice:
         if loss is None:
             return f"Chosen: {winner.name}, untried, since there is no return to hold."
         lost = (
-            f"{number(loss.mean)} [{number(loss.low)}, {number(loss.high)}] of the return lost in "
-            f"{winner.pairs:,} episodes that choose, where {number(loss.limit)} may be"
+            f"over {winner.pairs:,} pairs of episodes that choose the mean loss of return is "
+            f"{number(loss.mean)} [{number(loss.low)}, {number(loss.high)}], of at most {number(loss.limit)}"
         )
         if self.holds:
-            return f"Chosen: {winner.name}, {told}: {lost}."
+            return f"Chosen: {winner.name}, {told}: {lost}.{self._too_few}"
         worst = max(winner.measures, key=lambda measure: measure.severity)
         criterion = "" if worst.name == "return" else f" The criterion that fails is {worst.name}."
         return (
             f"No scheme of {count:,} tried was seen to hold the return within the budget. "
             f"{winner.name} lost least and was kept: {lost}.{criterion}"
+        )
+
+    @property
+    def _too_few(self) -> str:
+        """Say so where the judgement of the winner may play fewer pairs than it is likely to take."""
+        most, likely = self.facts.get("judged_episodes"), self.winner.pairs_to_pass
+        if most is None or likely is None or likely <= max(most, self.winner.pairs):
+            return ""  # those that were played, or fewer, would do
+        step = 10 if likely < 1000 else 100
+        rounded = -(-likely // step) * step
+        return (
+            f" Its judgement is likely to take about {rounded:,} pairs, more than the {most:,} that "
+            "--episodes allows, so that it may end without an answer."
         )
 
     def to_json(self) -> Facts:
@@ -70,6 +83,7 @@ def facts_of(task: Task, *, board: str | None, core: str) -> Facts:
         "core": core,
         "most_weight_bits": task.options.most_weight_bits,
         "learning": task.options.learning,
+        "judged_episodes": episodes.judged_episodes,
         "confidence": CONFIDENCE,
         "seeds": {"first": episodes.seeds.start, "count": len(episodes.seeds)},
         "baseline_seeds": {"first": episodes.baseline_seeds.start, "count": len(episodes.baseline_seeds)},

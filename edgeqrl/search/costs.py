@@ -16,7 +16,7 @@ class Costs:
     """In the order in which they count: fewer bytes of flash first."""
 
     flash_bytes: int  # of parameters, packed as they are exported; the code is about the same for all
-    instructions: int  # of one step: an estimate, from above
+    instructions: int  # of one step: an estimate, by the bits and the core
     ram_bytes: int  # of arena and memory
 
     def to_json(self) -> dict[str, Any]:
@@ -28,12 +28,13 @@ def costs_of(policy: IntegerPolicy, board: "Board | None") -> Costs:
     """Estimate what `policy` costs on the board's core, or on the one that stands in."""
     from firmware_export.emit.arena import plan_arena
     from firmware_export.emit.params import build_params
-    from firmware_export.fit import instructions_of_core
+    from firmware_export.fit import estimate_instructions
+    from firmware_export.workload import workload
 
     network = policy.network
     return Costs(
         flash_bytes=len(build_params(policy)),
-        instructions=instructions_of_core(network.num_macs, policy.num_elements, core_of(board)),
+        instructions=estimate_instructions(workload(policy), core_of(board)),
         ram_bytes=plan_arena(network).total_bytes + policy.memory_bytes,
     )
 

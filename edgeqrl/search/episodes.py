@@ -64,7 +64,7 @@ class ChoosingEpisodes:
         self.seeds = range(seed, seed + most)
         self.baseline_seeds = baseline_seeds_of(seed)
         self._float_policy, self._make_env = float_policy, make_env
-        self._judged_episodes = judged_episodes
+        self.judged_episodes = judged_episodes
         self._space = spaces(make_env).action_space
         self._in_float: dict[range, _Side] = {}
         counted = _Counted(tell, 2 * len(self.baseline_seeds))
@@ -91,7 +91,7 @@ class ChoosingEpisodes:
             )
             pairs = _pairs(sides)
             least = min(LEAST_TO_HOLD, len(self.seeds))
-            assessment = assess(pairs, self.terms, judged_episodes=self._judged_episodes, least=least)
+            assessment = assess(pairs, self.terms, judged_episodes=self.judged_episodes, least=least)
             is_given_up = prune is not None and prune(pairs.losses)  # told of every look, the last included
             if assessment.outcome is not Outcome.OPEN:
                 return Played(pairs, assessment, False)

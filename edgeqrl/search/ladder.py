@@ -30,7 +30,9 @@ def climb(task: Task, facts: Facts) -> Choice:
                 kept[found.name] = built
             if found.outcome is Outcome.OVER_BUDGET and scheme == Scheme(weight_bits=bits):
                 break  # what else has as many bits takes no less
-            if found.outcome is Outcome.HOLDS or not task.episodes.is_worth_preserving:
+            if built is not None and (
+                found.outcome is Outcome.HOLDS or not task.episodes.is_worth_preserving
+            ):
                 return Choice("auto", found, tuple(tried), facts, built)
         if any(t.outcome is not Outcome.OVER_BUDGET for t in tried):
             break  # fewer bits hold no better

@@ -8,12 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from edgeqrl.errors import EdgeQRLError, MissingToolError, UsageError, named_line
+from edgeqrl.errors import DataError, EdgeQRLError, MissingToolError, UsageError, named_line
 
 if TYPE_CHECKING:
     import optuna
 
-_HEARTBEAT_S, _GRACE_S = 10, 60  # a trial whose process says nothing for so long is tried again
+_DRIVERS = {  # of storages: what to install
+    "mysql": "mysqlclient",
+    "mysqldb": "mysqlclient",
+    "postgresql": "psycopg2-binary",
+    "psycopg2": "psycopg2-binary",
+    "rediss": "redis",
+    "grpc": "grpcio",
+}
 
 
 class Carried(Exception):
@@ -53,12 +60,26 @@ def sqlite_url(file: Path) -> str:
 
 @contextmanager
 def storage_errors(url: str) -> Iterator[None]:
-    """Turn whatever a storage raises into UsageError; errors of ours go through."""
+    """Turn whatever a storage raises into one sentence; errors of ours go through.
+
+    MissingToolError where its driver is not installed, DataError for a file that is damaged or no study, and
+    UsageError for the rest.
+    """
     try:
         yield
     except (EdgeQRLError, Carried):
         raise
+    except ImportError as error:
+        raise MissingToolError(
+            f"The study's storage '{shown_url(url)}' needs a driver that is not installed: pip install "
+            f"{_driver(url)}."
+        ) from error
     except Exception as error:
+        if _is_damage(url, error):
+            raise DataError(
+                f"'{_file(url)}' is no study of Optuna: it is damaged, or something else. Delete it, or "
+                "choose another place with -o or --storage."
+            ) from error
         reason = named_line(error).partition(" (Background on this error")[0].rstrip(" .")
         password = _password(url)
         if password:
@@ -95,12 +116,37 @@ def _open(url: str) -> Any:
     if url.startswith("grpc:"):
         place = urlsplit(url)
         return storages.GrpcStorageProxy(host=place.hostname or "localhost", port=place.port or 13000)
-    return storages.RDBStorage(
-        url,
-        heartbeat_interval=_HEARTBEAT_S,
-        grace_period=_GRACE_S,
-        heartbeat_stale_trial_callback=storages.RetryHeartbeatStaleTrialCallback(max_retry=3),
-    )
+    return storages.RDBStorage(url)
+
+
+def _driver(url: str) -> str:
+    """Return what to install for a storage."""
+    dialect, _, driver = url.partition(":")[0].lower().partition("+")
+    name = driver or dialect
+    return _DRIVERS.get(name, name)
+
+
+def _is_damage(url: str, error: Exception) -> bool:
+    """Tell whether it is the content of a file that made a storage fail."""
+    if url.startswith("journal:"):
+        return (
+            isinstance(error, AssertionError | LookupError | TypeError | ValueError)
+            and Path(_file(url)).is_file()
+        )
+    causes = [error, error.__cause__]
+    is_damaged = any(
+        type(cause).__name__ == "DatabaseError" for cause in causes
+    )  # and none of its subclasses
+    return url.startswith("sqlite:") and (is_damaged or "no such column" in str(error.__cause__))
+
+
+def _file(url: str) -> str:
+    """Return the file of a storage that is one."""
+    if url.startswith("journal:"):
+        return url.removeprefix("journal:")
+    from sqlalchemy import make_url
+
+    return make_url(url).database or url
 
 
 def _password(url: str) -> str | None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from edgeqrl.errors import DataError, UsageError
 from edgeqrl.quantize.scheme import Scheme
+from edgeqrl.search.alive import Heart, Watch, was_abandoned
 from edgeqrl.search.candidate import PLAYED, Built, Task, Tried, attempt
 from edgeqrl.search.choice import Choice, Facts, least_lost, require_one
 from edgeqrl.search.ladder import levels, rungs
@@ -25,32 +26,62 @@ if TYPE_CHECKING:
     import optuna
 
 _TRIED = "tried"  # attribute of a trial
+_SAID = {  # of what a study is of: how an option says it
+    "episodes": "--choosing-episodes",
+    "is_unpacked": "--unpacked",
+    "learned": "--learn-steps or --learn-rounds",
+    "learning": "--learning",
+    "most_weight_bits": "--most-weight-bits",
+    "seed": "--choosing-seed",
+    "terms": "terms of the verdict",
+}
+_FINISHED = ("COMPLETE", "PRUNED")
 _TASK = "task"  # attribute of a study: what it is of
 _PAIRS_A_STEP = 8  # whose mean is one step of the pruner
 _STEPS_BEFORE_PRUNING = 8
 _PRUNING_LEVEL = 0.05
+_MOST_DEATHS = 3  # of processes over one candidate, which is then left
 _WORST = 1e6  # value of what cannot be made, or does not fit
 
 
 def require_study(options: StudyOptions, task: Mapping[str, Any]) -> None:
-    """Open the study before minutes are spent.
+    """Open the study before minutes are spent; one of another task that was never begun is begun anew.
 
-    Raises UsageError where its storage fails, or where it is of another task.
+    Raises UsageError where its storage fails, or where it has trials of another task.
 
     task  what the study is of, as plain JSON values; kept in it
     """
     study = open_study(options.storage, options.name)
     with storage_errors(options.storage), quiet():
-        known = study.user_attrs.get(_TASK)
-        if known is None:
+        known = study.user_attrs.get(_TASK, task)
+        differing = sorted(name for name in {*known, *task} if known.get(name) != task.get(name))
+        if differing:
+            Watch().fail_abandoned(study)
+        if differing and not is_begun(study):
+            import_optuna().delete_study(study_name=options.name, storage=study._storage)
+            study, differing = open_study(options.storage, options.name), []
+        if not differing:
             study.set_user_attr(_TASK, dict(task))
             return
-    differing = sorted(name for name in {*known, *task} if known.get(name) != task.get(name))
-    if differing:
-        raise UsageError(
-            f"The study '{options.name}' in '{shown_url(options.storage)}' is of another "
-            f"{' and '.join(differing)}: give another name with --study, or another --storage."
-        )
+    told = ", ".join(_SAID.get(name, name.replace("_", " ")) for name in differing)
+    raise UsageError(
+        f"The study '{options.name}' in '{shown_url(options.storage)}' is of another search; what differs: "
+        f"{told}. Take what it was begun with, give another name with --study, or another place with -o or "
+        "--storage."
+    )
+
+
+def is_begun(study: "optuna.Study") -> bool:
+    """Tell whether a trial is finished, or at work: of others nothing is known that could be lost."""
+    states = {trial.state.name for trial in study.get_trials(deepcopy=False)}
+    return bool(states & {*_FINISHED, "RUNNING"})
+
+
+def num_finished(options: StudyOptions) -> int:
+    """Return how many trials the study has finished."""
+    study = open_study(options.storage, options.name)
+    with storage_errors(options.storage), quiet():
+        return len(_finished(study))
 
 
 def run_study(task: Task, options: StudyOptions, facts: Facts) -> Choice:
@@ -67,18 +98,13 @@ def run_study(task: Task, options: StudyOptions, facts: Facts) -> Choice:
     objective = _Objective(task, space, options, base)
     try:
         with storage_errors(options.storage), quiet():
-            _enqueue(study, space)
-            while len(_finished(study)) < options.trials:
-                study.optimize(objective, n_trials=1)
+            _go_on(study, objective, space, options.trials)
             tried = once_each(_tried_in(study))
     except Carried as carried:
         raise carried.error from None
-    winner = cheapest(tried)
-    if winner is None:
-        require_one(task, tried)
-        raise AssertionError
+    winner, built = _winner(task, tried, objective.built)
     told = {"study": {"name": options.name, "storage": shown_url(options.storage)}}
-    return Choice("search", winner, tuple(tried), {**facts, **told}, objective.built.get(winner.sha256))
+    return Choice("search", winner, tuple(tried), {**facts, **told}, built)
 
 
 def once_each(tried: list[Tried]) -> list[Tried]:
@@ -98,8 +124,55 @@ def cheapest(tried: list[Tried]) -> Tried | None:
     return min(holding, key=lambda t: (t.costs, t.scheme.learned, t.severity))
 
 
+def _go_on(study: "optuna.Study", objective: "_Objective", space: Space, wanted: int) -> None:
+    """Try candidates, those first that another process has left, until as many as wanted are finished."""
+    watch = Watch()
+    watch.fail_abandoned(study)
+    _enqueue(study, space)
+    while len(_finished(study)) < wanted:
+        _try_one(study, objective)
+        if watch.fail_abandoned(study):
+            _enqueue(study, space)
+
+
+def _try_one(study: "optuna.Study", objective: "_Objective") -> None:
+    """Try what was enqueued, or else what the sampler wants."""
+    states, trial = import_optuna().trial.TrialState, study.ask()
+    try:
+        value = objective(trial)
+    except BaseException as error:
+        is_taken = study.get_trials(deepcopy=False)[trial.number].state != states.RUNNING
+        if is_taken and isinstance(error, Exception):  # this machine slept: another tries it now
+            return
+        study.tell(trial, state=states.FAIL, skip_if_finished=True)
+        raise
+    state = states.PRUNED if value is None else states.COMPLETE
+    study.tell(trial, value, state=state, skip_if_finished=True)
+
+
+def _winner(task: Task, tried: list[Tried], made: dict[str | None, Built]) -> tuple[Tried, Built]:
+    """Return the best, as this machine makes it; `tried` is told what was played anew for that.
+
+    What an earlier run or another machine has made is made again. Where another network comes of it than
+    the one that was played, this one is played: it may do worse, and then another may be the best.
+    """
+    while (winner := cheapest(tried)) is not None:
+        if winner.sha256 in made:
+            return winner, made[winner.sha256]
+        found, built = attempt(task, winner.scheme, tried)
+        if built is not None:
+            made[found.sha256] = built
+        if found.sha256 != winner.sha256:
+            tried[tried.index(winner)] = found
+    require_one(task, tried)
+    raise AssertionError
+
+
 class _Objective:
-    """What Optuna calls: below 1 where the return holds, the less the fewer bytes; else 1 and more."""
+    """What is made small: below 1 where the return holds, the less the fewer bytes; else 1 and more.
+
+    None: given up early.
+    """
 
     def __init__(self, task: Task, space: Space, options: StudyOptions, base: Built) -> None:
         self._task, self._space, self._storage = task, space, options.storage
@@ -107,23 +180,23 @@ class _Objective:
         self._full = max(base.costs.flash_bytes, 1)
         self.built: dict[str | None, Built] = {}  # the best that this run has made
 
-    def __call__(self, trial: "optuna.Trial") -> float:
+    def __call__(self, trial: "optuna.Trial") -> float | None:
         chosen = {
             name: trial.suggest_categorical(name, values) for name, values in self._space.choices.items()
         }
         known = _tried_in(trial.study)
         stage = f"trial {len(known) + 1}/{self._wanted}"
         steps = Steps(trial, self._task.episodes.terms.margin, self._storage)
-        try:
-            found, built = attempt(self._task, self._space.scheme(chosen), known, stage=stage, prune=steps)
-        except Exception as error:
-            raise Carried(error) from error
+        with Heart(trial):
+            try:
+                scheme = self._space.scheme(chosen)
+                found, built = attempt(self._task, scheme, known, stage=stage, prune=steps)
+            except Exception as error:
+                raise Carried(error) from error
         trial.set_user_attr(_TRIED, found.to_json())
         if built is not None and cheapest([*known, found]) is found:
             self.built = {found.sha256: built}
-        if found.outcome is Outcome.PRUNED:
-            raise import_optuna().TrialPruned
-        return self._value(found)
+        return None if found.outcome is Outcome.PRUNED else self._value(found)
 
     def _value(self, found: Tried) -> float:
         if found.outcome not in PLAYED or not found.measures:
@@ -165,16 +238,20 @@ class Steps:
 
 def _enqueue(study: "optuna.Study", space: Space) -> None:
     """Have what the ladder knows tried first; what an interrupted run has left undone, again."""
-    known = [
-        trial.params or trial.system_attrs.get("fixed_params")
-        for trial in study.get_trials(deepcopy=False)
-        if trial.state.name != "FAIL"
-    ]
-    for scheme in first_schemes(space):
-        chosen = space.chosen(scheme)
-        if chosen not in known:
+    trials = study.get_trials(deepcopy=False)
+    known = [_chosen_in(trial) for trial in trials if trial.state.name != "FAIL"]
+    left = [_chosen_in(trial) for trial in trials if trial.state.name == "FAIL"]
+    fatal = [_chosen_in(trial) for trial in trials if was_abandoned(trial)]
+    for chosen in [*(space.chosen(scheme) for scheme in first_schemes(space)), *left]:
+        is_whole = set(chosen) == set(space.choices)
+        if is_whole and chosen not in known and fatal.count(chosen) < _MOST_DEATHS:
             study.enqueue_trial(chosen)
             known.append(chosen)
+
+
+def _chosen_in(trial: "optuna.trial.FrozenTrial") -> dict[str, Any]:
+    """Return what a trial tries, or is to try."""
+    return dict(trial.params or trial.system_attrs.get("fixed_params") or {})
 
 
 def first_schemes(space: Space) -> list[Scheme]:
@@ -194,7 +271,7 @@ def first_schemes(space: Space) -> list[Scheme]:
 
 
 def _finished(study: "optuna.Study") -> list[Any]:
-    return [t for t in study.get_trials(deepcopy=False) if t.state.name in ("COMPLETE", "PRUNED")]
+    return [t for t in study.get_trials(deepcopy=False) if t.state.name in _FINISHED]
 
 
 def _tried_in(study: "optuna.Study") -> list[Tried]:

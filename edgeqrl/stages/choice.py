@@ -22,7 +22,7 @@ from edgeqrl.quantize.learned import Learning
 from edgeqrl.quantize.matching import float_twins
 from edgeqrl.quantize.quantize import QuantizedPolicy, quantize
 from edgeqrl.quantize.scheme import Scheme
-from edgeqrl.quantize.trained import is_fake_quantized, trained_scheme
+from edgeqrl.quantize.trained import is_fake_quantized, require_trained_scheme, trained_scheme
 from edgeqrl.search.candidate import Built, Task
 from edgeqrl.search.choice import Choice, facts_of
 from edgeqrl.search.costs import Costs, core_of, costs_of
@@ -40,7 +40,6 @@ from edgeqrl.stages.artefacts import (
 )
 from edgeqrl.stages.contract import read_contract_facts
 from edgeqrl.stages.conversion import add_quantized, keep_quantized, require_policy_fits
-from edgeqrl.stages.int4 import require_int4
 from edgeqrl.stages.ledger import find_choice, judged_seeds, judgements_of, record_choice, record_learned
 from edgeqrl.stages.settings import Progress, Settings, silent
 from edgeqrl.validate.verdict import baseline_seeds_of, require_disjoint
@@ -67,14 +66,12 @@ def choose_quantized(
 
     Raises UsageError where there is no return to choose by, and BoardFitError where nothing fits the board.
     """
+    require_possible(bundle, agent, settings, make_env)
     if settings.search is None:
-        if not is_fake_quantized(agent):  # else its scheme is its own, and making it takes a moment
-            require_int4(settings)
         return add_quantized(
             bundle, agent, calibration, settings, make_env=make_env, converter=converter, progress=progress
         )
     key = choice_key(bundle, settings, board)
-    require_choosable(bundle, agent, make_env)
     assert make_env is not None
     learning = replace(settings.learning, make_env=make_env)
     make = partial(_quantize, agent, calibration, converter, learning, progress)
@@ -101,6 +98,18 @@ def choose_quantized(
     keep_quantized(bundle, quantized)
     write_report(bundle, read_report(bundle) | {CHOICE_SECTION: section})
     return quantized
+
+
+def require_possible(bundle: Bundle, agent: "Agent", settings: Settings, make_env: MakeEnv | None) -> None:
+    """Raise UsageError for a scheme that this agent cannot have, or that cannot be chosen: it says no more
+    once it has calibrated.
+    """
+    if settings.search is not None:
+        require_choosable(bundle, agent, make_env)
+    elif not is_fake_quantized(agent):
+        settings.require_few_bits()
+    elif settings.scheme is not None:
+        require_trained_scheme(agent, settings.scheme)
 
 
 def choice_key(bundle: Bundle, settings: Settings, board: "Board | None") -> dict[str, Any]:

@@ -117,6 +117,7 @@ def require_policy_fits(
     from firmware_export.emit.arena import plan_arena
     from firmware_export.emit.params import build_params
     from firmware_export.fit import FirmwareSizes, estimate_instructions, require_fits, require_in_time
+    from firmware_export.workload import workload
 
     network = policy.network
     arena_bytes = plan_arena(network).total_bytes + policy.memory_bytes
@@ -136,7 +137,7 @@ def require_policy_fits(
             "--keep-wrapper, or export the C library without a board."
         )
     require_in_time(
-        estimate_instructions(network.num_macs, policy.num_elements, board),
+        estimate_instructions(workload(policy), board.core),
         board,
         control_period_s,
         runs_from_ram=board.runs_from_ram and params_bytes + arena_bytes < board.ram_bytes,

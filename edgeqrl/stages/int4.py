@@ -4,24 +4,12 @@ import warnings
 from dataclasses import replace
 
 from edgeqrl.bundle import Bundle
-from edgeqrl.errors import UsageError
 from edgeqrl.quantize.int4 import store_int4
 from edgeqrl.quantize.policy import QuantizedPolicy
-from edgeqrl.quantize.scheme import Scheme
 from edgeqrl.stages.artefacts import CALIBRATION, TFLITE
-from edgeqrl.stages.settings import INT4_BITS, Settings
+from edgeqrl.stages.settings import Settings
 
 _FACT = "int4"  # of the manifest: which layers, and why not the others
-
-
-def require_int4(settings: Settings) -> None:
-    """Raise UsageError where INT4 is asked for and no weights have so few bits by the stated scheme."""
-    scheme = settings.scheme or Scheme()
-    if settings.stores_int4 and min(scheme.bits_used) > INT4_BITS:
-        raise UsageError(
-            f"--int4 stores weights of 4 bits and fewer, and {scheme.label} has none: take --scheme w4a8, "
-            "or give layers of their own with --set layer_bits=LAYER:4."
-        )
 
 
 def add_int4(bundle: Bundle, quantized: QuantizedPolicy, settings: Settings) -> QuantizedPolicy:

@@ -74,8 +74,22 @@ class Settings:
             )
         if self.search is not None:
             self._require_searchable(self.search)
+        elif self.scheme is not None:
+            self.require_few_bits()
         if self.compiler is not None:
             require_name("compiler", self.compiler, COMPILER_NAMES)
+
+    def require_few_bits(self) -> None:
+        """Raise UsageError where INT4 is asked for and no weights have so few bits by the scheme.
+
+        Without one it is the usual one; an agent that was trained as another has to be loaded first.
+        """
+        scheme = self.scheme or Scheme()
+        if self.stores_int4 and min(scheme.bits_used) > INT4_BITS:
+            raise UsageError(
+                f"--int4 stores weights of 4 bits and fewer, and {scheme.label} has none: take --scheme "
+                "w4a8, or give layers of their own with --set layer_bits=LAYER:4."
+            )
 
     def _require_searchable(self, search: SearchOptions) -> None:
         if self.learning.checkpoint is not None:

@@ -112,10 +112,26 @@ def executed_layers(program: IntegerPolicy | BareNetwork) -> tuple[Layer, ...]:
     return tuple(layer for layer in program.network.layers if not isinstance(layer, Reshape))
 
 
+def weight_bits_of(program: IntegerPolicy | BareNetwork) -> tuple[int, ...]:
+    """Return the bits of the weights of each layer that runs; UsageError where they do not hold them."""
+    layers = executed_layers(program)
+    if program.weight_bits is None:
+        return choose_bits(layers, program.network)
+    bits = program.weight_bits or (UNPACKED,) * len(layers)
+    for layer, some in zip(layers, bits, strict=False):
+        if some != UNPACKED and isinstance(layer, Linear) and fewest_bits(layer.weights) > some:
+            low, high = int(layer.weights.min()), int(layer.weights.max())
+            raise UsageError(
+                f"Layer '{layer.name}' has weights from {low} to {high}, and the code that should take them "
+                f"unpacks {some} bits. Quantize the layer with at most {some} bits, or export the code again."
+            )
+    return bits if len(bits) == len(layers) else (UNPACKED,) * len(layers)
+
+
 def plan_params(program: IntegerPolicy | BareNetwork) -> Layout:
     """Lay out the blob of a policy or a bare network."""
     network = program.network
-    bits = _weight_bits(program)
+    bits = weight_bits_of(program)
     codes = tuple(
         layer_code(layer, network, some) for layer, some in zip(executed_layers(program), bits, strict=True)
     )
@@ -244,22 +260,6 @@ def _contract(
         facts["observation_shape"] = list(program.observation.part.shape)
         facts |= _policy_facts(program, number)
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).digest()
-
-
-def _weight_bits(program: IntegerPolicy | BareNetwork) -> tuple[int, ...]:
-    """Return the bits of the weights of each layer that runs; UsageError where they do not hold them."""
-    layers = executed_layers(program)
-    if program.weight_bits is None:
-        return choose_bits(layers, program.network)
-    bits = program.weight_bits or (UNPACKED,) * len(layers)
-    for layer, some in zip(layers, bits, strict=False):
-        if some != UNPACKED and isinstance(layer, Linear) and fewest_bits(layer.weights) > some:
-            low, high = int(layer.weights.min()), int(layer.weights.max())
-            raise UsageError(
-                f"Layer '{layer.name}' has weights from {low} to {high}, and the code that should take them "
-                f"unpacks {some} bits. Quantize the layer with at most {some} bits, or export the code again."
-            )
-    return bits if len(bits) == len(layers) else (UNPACKED,) * len(layers)
 
 
 def _differs_in_scaling(planned: Layout, old: Params) -> bool:

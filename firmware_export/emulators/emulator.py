@@ -219,6 +219,22 @@ class EmulatedFirmware:
         """Count such a call, on a copy of the machine."""
         return self._profile_at(self._free, arguments, [[self._free, len(code)]], code)[0]
 
+    def profile_function(self, function: str, *arguments: int | bytes) -> Profile:
+        """Count a call of any function of the image, on a copy of the machine.
+
+        Bytes among the arguments are put into free RAM, and their address is given.
+        """
+        given, chunks, place = [], [], self._free
+        for argument in arguments:
+            if isinstance(argument, bytes):
+                chunks.append([place, len(argument)])
+                given.append(place)
+                place += _aligned(len(argument))
+            else:
+                given.append(argument)
+        payload = b"".join(argument for argument in arguments if isinstance(argument, bytes))
+        return self._profile_at(self._elf.address(function), given, chunks, payload)[0]
+
     def close(self) -> None:
         """End the emulator's process; does nothing the second time."""
         self._process.close()
