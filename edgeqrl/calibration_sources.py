@@ -85,7 +85,11 @@ def is_recorded(text: str) -> bool:
     """Tell whether a source is a log: a file, a folder or a Minari data set."""
     if not text or all(_WORD.fullmatch(word) for word in text.split("+")):
         return False
-    return Path(text).suffix.lower() in (".npz", ".npy") or is_minari(text) or Path(text).exists()
+    if Path(text).exists():
+        return True
+    if "+" in text and all(_WORD.fullmatch(word) or is_recorded(word) for word in text.split("+")):
+        return False  # a mixture with recordings, which `parse_sources` refuses
+    return Path(text).suffix.lower() in (".npz", ".npy") or is_minari(text)
 
 
 def chosen_recording(observations: Any, source: str) -> Recording | None:
@@ -130,6 +134,10 @@ def collect(source: str, how: Collecting, *, progress: Progress | None = None) -
 
 def _parsed(word: str) -> CalibrationSource:
     kind, equals, amount = word.partition("=")
+    if is_recorded(word):
+        raise UsageError(
+            f"'{word}' is a recording, which stands alone: only policy, noise=SIGMA, random and space mix."
+        )
     if not _WORD.fullmatch(word):
         near = get_close_matches(kind, (*_PLAYED, "space"), n=1, cutoff=0.5)
         hint = f"did you mean '{near[0]}'?" if near else "nor is there such a file."

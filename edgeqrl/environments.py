@@ -21,6 +21,7 @@ from edgeqrl.errors import (
     named_line,
     require_name,
 )
+from edgeqrl.mujoco_warnings import say_once
 from edgeqrl.spaces import observation_parts, require_actions
 from edgeqrl.wrappers import ADDED_BY, absorb
 
@@ -225,6 +226,7 @@ def _make_registered(env_id: str, kwargs: Mapping[str, Any]) -> "gymnasium.Env[A
     if registered.startswith("edgeqrl/"):
         importlib.import_module("edgeqrl.zoo.training.tasks")  # registers them
     _register_plugin(registered.partition("/")[0] if "/" in registered else "")
+    say_once(getattr(gymnasium.registry.get(registered), "entry_point", None))
     try:
         # The checker would run anew in every episode, print, and cost time; rollout() does its own checks.
         return gymnasium.make(registered, **{"disable_env_checker": True, **kwargs})

@@ -61,8 +61,8 @@ def from_json_bytes(data: bytes) -> Any:
 
 
 @contextmanager
-def writing(place: Path) -> Iterator[None]:
-    """Turn what the operating system says about `place` into OutputError."""
+def writing(place: Path, option: str = "-o") -> Iterator[None]:
+    """Turn what the operating system says about `place`, which `option` says, into OutputError."""
     try:
         yield
     except OSError as error:
@@ -73,7 +73,7 @@ def writing(place: Path) -> Iterator[None]:
             errno.EACCES: "permission was denied",
             errno.EPERM: "permission was denied",
         }.get(error.errno or 0, error.strerror or str(error))
-        raise OutputError(f"Cannot write '{place}': {reason}. Choose another place with -o.") from error
+        raise OutputError(f"Cannot write '{place}': {reason}. Choose another place with {option}.") from error
 
 
 def write_atomically(path: Path, data: bytes) -> None:

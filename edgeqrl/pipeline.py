@@ -24,7 +24,7 @@ from edgeqrl.quantize.tflite import Converter
 from edgeqrl.requirements import require_tools
 from edgeqrl.sources import AGENT_HASH, Source, agent_files, open_source, reload_agent
 from edgeqrl.stages import Progress, Settings, silent
-from edgeqrl.stages.choice import choose_quantized
+from edgeqrl.stages.choice import choose_quantized, require_possible
 from edgeqrl.stages.ledger import earlier_facts, judgements_of
 from edgeqrl.stages.validation import add_validation
 from firmware_export.board import Board, load_board
@@ -191,6 +191,7 @@ def begin(
         bundle.facts["is_masked"] = spaces(source.make_env).has_action_masks
     stages.add_agent(bundle, agent, files)
     stages.add_contract_facts(bundle, source.make_env, agent.head, settings)
+    require_possible(bundle, agent, settings, source.make_env)
     progress("load", 1, 1)
     stages.add_calibration(
         bundle, float_policy, settings, make_env=source.make_env, recorded=recorded, progress=progress
@@ -256,8 +257,8 @@ def _board_of(bundle: Bundle, stated: str | Path | None) -> Board | None:
         return open_board(known)
     except UsageError as error:
         raise UsageError(
-            f"'{bundle}' was built for the board '{known}', which is none of ours: say where its file is, with "
-            "--board FILE."
+            f"'{bundle}' was built for the board '{known}', which is none of ours: say where its file is, "
+            "with --board FILE."
         ) from error
 
 

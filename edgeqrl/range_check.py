@@ -152,14 +152,15 @@ def _warning(calibration: CalibrationSet, narrow: list[FeatureRange], wide: list
         what = (
             f"does not hold what the trained policy meets: feature {worst.name} lies outside of its range in "
             f"{_percent(worst.outside)} of the states (met {_ends(worst.met)}, calibrated "
-            f"{_ends(worst.calibrated)}){_others(len(narrow))}, and may be clipped there"
+            f"{_ends(worst.calibrated)}), where it may be clipped{_others(len(narrow), 'leave')}"
         )
     else:
         worst = wide[0]
         what = (
             f"is wider than what the trained policy meets: feature {worst.name} uses "
             f"{_percent(worst.used)} of its range (met {_ends(worst.met)}, calibrated "
-            f"{_ends(worst.calibrated)}){_others(len(wide))}, so that few levels are left for it"
+            f"{_ends(worst.calibrated)}), so that few levels are left for it"
+            f"{_others(len(wide), 'use little of')}"
         )
     return f"The calibration set ({source}) {what}. {_cure(calibration)}"
 
@@ -171,8 +172,14 @@ def _cure(calibration: CalibrationSet) -> str:
     return "Calibrate on the policy's own states: --calibration policy."
 
 
-def _others(count: int) -> str:
-    return f", and so it is with {count - 1} more" if count > 1 else ""
+def _others(count: int, how: str) -> str:
+    """Say of how many features beside the worst the same is true: `how` they take their range."""
+    if count < 2:
+        return ""
+    verb, _, rest = f"{how} ".partition(" ")
+    if count == 2:
+        return f"; 1 more feature {verb}s {rest}its range"
+    return f"; {count - 1} more features {how} theirs"
 
 
 def _percent(share: float) -> str:

@@ -107,11 +107,11 @@ def test_stages_one_by_one_give_the_same_files_as_convert(
         assert (tmp_path / "staged" / name).read_bytes() == (bundle / name).read_bytes(), name
 
 
-def test_int4_without_weights_of_four_bits_is_refused_before_anything_is_quantized(
+def test_int4_without_weights_of_four_bits_is_refused_before_anything_is_played(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("edgeqrl.stages.conversion.quantize", None)
-    command = ["convert", *CARTPOLE, "-o", str(tmp_path / "x"), "--calibration-episodes", "2", "--int4"]
+    monkeypatch.setattr("edgeqrl.stages.add_calibration", None)
+    command = ["convert", *CARTPOLE, "-o", str(tmp_path / "x"), "--int4"]
     assert run(command) == UsageError.exit_code
     assert "--int4 stores weights of 4 bits and fewer, and int8 has none" in capsys.readouterr().err
 
@@ -413,6 +413,21 @@ def test_interrupt_in_text_that_is_executed_has_our_exit_code_too(tmp_path: Path
     )
     command = [sys.executable, "-m", script.stem]
     assert subprocess.run(command, cwd=tmp_path, check=False, timeout=60).returncode == 130
+
+
+def test_interrupt_says_what_was_kept_where_there_is_something(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*said: str) -> str:
+        def zoo_agents() -> None:
+            raise KeyboardInterrupt(*said)
+
+        monkeypatch.setattr("edgeqrl.zoo.zoo_agents", zoo_agents)
+        assert run(["zoo", "list"]) == 130
+        return capsys.readouterr().err.strip()
+
+    assert interrupted().endswith("Interrupted; what was there before is as it was.")
+    assert interrupted("Interrupted; 3 finished trials are kept.").endswith("3 finished trials are kept.")
 
 
 @pytest.fixture

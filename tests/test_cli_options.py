@@ -10,11 +10,11 @@ from edgeqrl.agents.options import AgentOptions, PreprocessingOptions
 from edgeqrl.cli.convert import settings_from
 from edgeqrl.cli.main import cli
 from edgeqrl.cli.options import environment_from, source_options
+from edgeqrl.cli.search_options import require_return
 from edgeqrl.environments import EnvironmentSpec
 from edgeqrl.errors import UsageError
 from edgeqrl.pipeline import Source
 from edgeqrl.quantize.learned import Learning
-from edgeqrl.stages.int4 import require_int4
 
 
 def parsed(command: str, *arguments: str) -> dict[str, Any]:
@@ -97,6 +97,30 @@ def test_how_long_to_learn_reaches_what_learns(scheme: tuple[str, ...]) -> None:
     assert found.learning == Learning(rounds=3, steps=90)
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--learn-steps", "99999999999999999999", "--learn-steps must be 1 to 100,000,000"),
+        ("--learn-steps", "0", "--learn-steps must be 1 to"),
+        ("--learn-rounds", "99999999999999999999", "--learn-rounds must be 1 to 1,000"),
+        ("--learn-steps", "3", "--learn-rounds 4 needs at least as many --learn-steps, got 3"),
+    ],
+)
+def test_how_long_to_learn_is_bounded(option: str, value: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        settings_from(parsed("convert", *BASE, "--set", "learned=true", option, value))
+
+
+def test_a_scheme_is_chosen_where_there_is_a_return() -> None:
+    chosen = settings_from(parsed("convert", *BASE, "--scheme", "auto"))
+    with pytest.raises(
+        UsageError, match=r"chosen by the return, and only an environment tells it.*--env"
+    ) as told:
+        require_return(None, chosen)
+    assert "--observations" not in str(told.value)
+    assert require_return(None, settings_from(parsed("convert", *BASE))) is None
+
+
 @pytest.mark.parametrize("scheme", [(), ("--scheme", "w4a8"), ("--no-rewrites",)])
 @pytest.mark.parametrize("option", [("steps", "9"), ("rounds", "2"), ("checkpoint", "kept")])
 def test_how_to_learn_goes_with_what_learns(scheme: tuple[str, ...], option: tuple[str, str]) -> None:
@@ -105,11 +129,16 @@ def test_how_to_learn_goes_with_what_learns(scheme: tuple[str, ...], option: tup
         settings_from(parsed("convert", *BASE, *scheme, f"--learn-{name}", value))
 
 
+def test_int4_is_refused_by_a_scheme_before_anything_is_loaded() -> None:
+    with pytest.raises(UsageError, match="--int4 stores weights of 4 bits and fewer, and int8 has none"):
+        settings_from(parsed("convert", *BASE, "--scheme", "int8", "--int4"))
+
+
 @pytest.mark.parametrize("scheme", [(), ("--scheme", "int8-bare"), ("--set", "layer_bits=dense:6")])
 def test_int4_goes_with_weights_of_four_bits(scheme: tuple[str, ...]) -> None:
     with pytest.raises(UsageError, match="--int4 stores weights of 4 bits and fewer"):
-        require_int4(settings_from(parsed("convert", *BASE, *scheme, "--int4")))
-    require_int4(settings_from(parsed("convert", *BASE, *scheme)))
+        settings_from(parsed("convert", *BASE, *scheme, "--int4")).require_few_bits()
+    settings_from(parsed("convert", *BASE, *scheme)).require_few_bits()
 
 
 @pytest.mark.parametrize(
@@ -125,4 +154,4 @@ def test_int4_is_taken_where_weights_may_have_four_bits(scheme: tuple[str, ...])
     found = settings_from(parsed("convert", *BASE, *scheme, "--int4"))
     assert found.stores_int4
     if found.search is None:
-        require_int4(found)
+        found.require_few_bits()

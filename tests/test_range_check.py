@@ -64,7 +64,7 @@ def test_a_narrow_range_is_warned_of_with_its_share() -> None:
         "The calibration set (recorded) does not hold what the trained policy meets: feature 1 lies outside "
         f"of its range in {100 * worst.outside:.0f} % of the states"
     )
-    assert "and so it is with 1 more" in found.warning
+    assert "where it may be clipped; 1 more feature leaves its range. " in found.warning
     assert found.warning.endswith("--calibration policy.")
 
 
@@ -151,7 +151,7 @@ def test_of_very_many_features_the_worst_are_listed() -> None:
     assert len(found.features) == MAX_FEATURES
     assert found.features[0].name == "39"
     assert found.num_narrow == found.to_json()["num_narrow"] > MAX_FEATURES
-    assert "more, and may be clipped" in (found.warning or "")
+    assert "where it may be clipped; 33 more features leave theirs" in (found.warning or "")
 
 
 def test_bytes_and_classes_are_not_compared() -> None:

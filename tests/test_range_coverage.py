@@ -171,6 +171,14 @@ def test_notes_name_what_saturates_most_and_what_hardly_uses_its_range() -> None
         row("c", 0.001, 0.1),
     ]
     assert coverage_notes({"coverage": {"tensors": cut}}) == [
-        "3 of 3 tensors leave their range: dense_1 20 %, observation 1.2 %",
+        "3 of 3 tensors leave their range, most: dense_1 20 %, observation 1.2 %",
         "little of its range used: c 10 %",
     ]
+
+
+def test_notes_tell_tensors_of_one_layer_apart() -> None:
+    name = "model/dense_1/MatMul;model/dense_1/BiasAdd"
+    notes = coverage_notes({"coverage": {"tensors": [row(name, 0.2, 0.5), row(f"{name}#4", 0.1, 0.5)]}})
+    assert notes == ["2 of 2 tensors leave their range: dense_1/BiasAdd 20 %, dense_1/BiasAdd#4 10 %"]
+    alone = coverage_notes({"coverage": {"tensors": [row(name, 0.2, 0.5), row("c", 0.0, 0.5)]}})
+    assert alone == ["1 of 2 tensors leaves its range: dense_1 20 %"]

@@ -23,7 +23,7 @@ from edgeqrl.preprocessing import Preprocessing
 from edgeqrl.quantize.quantize import QuantizedPolicy, quantize
 from edgeqrl.quantize.scheme import SCHEMES, Scheme
 from edgeqrl.quantize.tflite import Converter
-from edgeqrl.quantize.trained import is_fake_quantized, trained_scheme
+from edgeqrl.quantize.trained import is_fake_quantized, require_trained_scheme, trained_scheme
 from edgeqrl.quantize.weights_file import read_weights
 from tests.oracles import many_answers, require_module
 
@@ -224,6 +224,10 @@ def test_another_scheme_is_refused_and_its_own_is_not(made: Any, converter: Conv
     for scheme in (SCHEMES["w4a8"], SCHEMES["int16x8"], Scheme(), Scheme(learned=True), stated):
         with pytest.raises(UsageError, match=r"trained with fake quantization as w3a8.*Leave out --scheme"):
             quantize(agent, calibration(ROWS), scheme=scheme, converter=converter)
+        if scheme != stated:  # whose layers are known in the network alone
+            with pytest.raises(UsageError, match="Leave out --scheme"):
+                require_trained_scheme(agent, scheme)
+    require_trained_scheme(agent, policy.scheme)
 
 
 def test_what_has_no_trained_grid_is_refused(converter: Converter) -> None:

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from edgeqrl.cli.loss_plot import ASCII, HEIGHT, UNICODE, LossPlot, Signs, loss_plot
+from edgeqrl.cli.scheme_names import wrapped
 from edgeqrl.cli.show import print_conversion
 from edgeqrl.cli.verdict_view import notes, number, rows
 from edgeqrl.quantize.scheme import Scheme
@@ -437,13 +438,63 @@ def test_notes_say_how_outputs_become_actions(
 
 @pytest.mark.parametrize(
     ("scheme", "said"),
-    [(Scheme(activations="int16"), "int16x8"), (Scheme(weight_bits=4, wide=("input",)), "w4a8")],
+    [
+        (Scheme(activations="int16"), "int16x8"),
+        (Scheme(weight_bits=4, wide=("input",)), "w4a8 wide=input"),
+        (Scheme(weight_bits=2, learned=True), "w2a8 learned"),
+        (Scheme(weight_bits=4, layer_bits=(("dense", 8),)), "w4a8 dense:w8"),
+    ],
 )
-def test_report_says_the_scheme_in_short(undecided: dict[str, Any], scheme: Scheme, said: str) -> None:
+def test_report_says_what_was_chosen(undecided: dict[str, Any], scheme: Scheme, said: str) -> None:
     text = shown(undecided | {"head": HEAD, "scheme": scheme.to_json()})
-    assert f"{said} is worse by" in text
     assert f"float - {said}" in text
     assert "int8 " not in text.replace(said, "")
+    lines = text.splitlines()
+    header = lines[1 : [line[:3] for line in lines].index("\u2500" * 3)]
+    assert all(" ".join(header).count(word) == 2 for word in said.split())
+    assert " ".join(" ".join(header).split()).endswith("is worse by limit")
+
+
+def test_scheme_of_many_layers_is_said_in_a_note(undecided: dict[str, Any]) -> None:
+    layers = tuple((f"network/hidden_{n}/MatMul;network/hidden_{n}/BiasAdd", 8) for n in (1, 2))
+    scheme = Scheme(weight_bits=4, layer_bits=layers)
+    text = shown(undecided | {"head": HEAD, "scheme": scheme.to_json()}, width=120)
+    assert "float - w4a8 mixed" in text
+    assert f"scheme: {scheme.label}" in " ".join(text.split())
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_names_of_candidates_break_at_commas(undecided: dict[str, Any], width: int) -> None:
+    measure = {"name": "return", "mean": -0.00617, "low": -0.016, "high": 0.00354, "limit": 7.57}
+    name = "int8 wide=input,output"
+    found = {
+        "name": name,
+        "outcome": "loses",
+        "pairs": 32,
+        "measures": [measure, {**measure, "name": "chatter", "mean": 9.0}],
+        "costs": {"flash_bytes": 106_696, "instructions": 1_068_308},
+    }
+    chosen = {"winner": name, "candidates": [found], "is_reused": False, "sentence": "Chosen."}
+    text = shown(undecided | {"choice": chosen}, width=width)
+    table = text[: text.index("Chosen.")].splitlines()
+    assert max(map(len, table)) <= width
+    shown_names = [line[:23].split("  ")[0].strip() for line in table[3:]]
+    assert shown_names == (["int8", "wide=input,", "output"] if width == 80 else [name])
+    assert "-0.00617 \u00b1 0.00971" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "width", "lines"),
+    [
+        ("int8 wide=input,output", 15, ["int8", "wide=input,", "output"]),
+        ("int8 wide=input,output", 16, ["int8 wide=input,", "output"]),
+        ("int8 wide=input,output", 22, ["int8 wide=input,output"]),
+        ("a-long-name-without-room", 8, ["a-long-name-without-room"]),
+        ("w4a8 a:w8", 6, ["w4a8", "a:w8"]),
+    ],
+)
+def test_names_are_wrapped_behind_spaces_and_commas(text: str, width: int, lines: list[str]) -> None:
+    assert wrapped(text, width).split("\n") == lines
 
 
 def test_value_network_is_shown_by_its_values_alone() -> None:

@@ -7,6 +7,8 @@ Facts = Mapping[str, Any]
 
 _STYLES = {"holds": "green", "loses": "red", "over budget": "red", "impossible": "dim", "pruned": "dim"}
 _MOST_ROWS = 16
+_LEAST_NAME = 16  # columns of a scheme's name
+_OTHER_COLUMNS = 64  # that the rest takes at the most
 
 
 def print_choice(choice: Facts, *, console: Any) -> None:
@@ -15,15 +17,17 @@ def print_choice(choice: Facts, *, console: Any) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from edgeqrl.cli.scheme_names import wrapped
     from edgeqrl.cli.verdict_view import number
 
     table = Table(
         box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold"
     )
+    name_columns = max(_LEAST_NAME, console.width - _OTHER_COLUMNS)
     names = ("scheme", "return lost", "pairs", "bytes", "instructions", "")
     for column, name in enumerate(names):
         justify: Any = "right" if 0 < column < 5 else "left"
-        table.add_column(name, justify=justify, overflow="fold")
+        table.add_column(name, justify=justify, overflow="fold", no_wrap=column == 1)
     shown = shown_candidates(choice)
     for found in shown:
         costs, loss = found["costs"] or {}, found["measures"][0] if found["measures"] else None
@@ -33,7 +37,7 @@ def print_choice(choice: Facts, *, console: Any) -> None:
         word = f"[{style}]{told}[/]" if style else told
         is_winner = found["name"] == choice["winner"]
         table.add_row(
-            escape(found["name"]),
+            escape(wrapped(found["name"], name_columns)),
             lost,
             f"{found['pairs']:,}" if found["pairs"] else "",
             f"{costs['flash_bytes']:,}" if costs else "",

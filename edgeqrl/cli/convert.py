@@ -22,7 +22,7 @@ from edgeqrl.cli.options import (
     unpacked_option,
     validation_options,
 )
-from edgeqrl.cli.search_options import choosing_options, require_none, search_from
+from edgeqrl.cli.search_options import choosing_options, require_none, require_return, search_from
 from edgeqrl.errors import DataError, UsageError
 
 _RESULTS = ("policy.tflite", "src/", "firmware/", "raspberry/", "golden.npz", "report.json", "manifest.json")
@@ -63,14 +63,15 @@ def convert(agent: str, board: str | None, output: Path, as_json: bool, **option
         progress("load", 0, 0)
         from edgeqrl import pipeline
 
-        environment = environment_for(agent, options)
+        settings = settings_from(options)
+        environment = require_return(environment_for(agent, options), settings)
         conversion = pipeline.convert(
             agent,
             environment,
             board=board,
             output=output,
             **source_options(options),
-            settings=settings_from(options),
+            settings=settings,
             progress=progress,
         )
     if as_json:

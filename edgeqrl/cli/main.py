@@ -75,8 +75,9 @@ def run(arguments: list[str]) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        return _fail("Interrupted; what was there before is as it was.", INTERRUPTED_EXIT_CODE)
+    except (KeyboardInterrupt, click.Abort) as error:
+        told = str(error.__cause__ or error)  # click makes an Abort of the former
+        return _fail(told or "Interrupted; what was there before is as it was.", INTERRUPTED_EXIT_CODE)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

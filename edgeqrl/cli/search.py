@@ -1,5 +1,7 @@
 """`edgeqrl search`: Optuna over schemes, layer by layer; the cheapest that holds is judged once."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from edgeqrl.cli.options import (
     source_options,
     validation_options,
 )
-from edgeqrl.cli.search_options import choosing_options, search_from
+from edgeqrl.cli.search_options import choosing_options, require_return, search_from
 
 _STUDY = "study.db"
 
@@ -68,28 +70,63 @@ def search(agent: str, board: str | None, output: Path, as_json: bool, **options
 
         from edgeqrl import pipeline
         from edgeqrl.search.options import StudyOptions
-        from edgeqrl.search.results import PLOT, RESULT, prepare, write_results
+        from edgeqrl.search.results import PLOT, RESULT, prepared, write_results
         from edgeqrl.search.storage import sqlite_url
 
+        file = None if options["storage"] else output / _STUDY
         storage = options["storage"] or sqlite_url(output / _STUDY)
         study = StudyOptions(storage, options["study"], options["trials"], options["search_seed"])
-        choosing = search_from(options, study)
-        prepare(output, study)
-        environment = environment_for(agent, options)
-        conversion = pipeline.convert(
-            agent,
-            environment,
-            board=board,
-            output=output / "bundle",
-            **source_options(options),
-            settings=replace(settings_from(options), search=choosing),
-            progress=progress,
-        )
-        title = f"{agent} in {environment.env_id}"
-        write_results(output, conversion.report["choice"], title)
+        settings = replace(settings_from(options), search=search_from(options, study))
+        environment = require_return(environment_for(agent, options), settings)
+        with prepared(output, study, file) as known, trials_kept(study):
+            if known:
+                progress.say(goes_on(known, study.trials))
+            conversion = pipeline.convert(
+                agent,
+                environment,
+                board=board,
+                output=output / "bundle",
+                **source_options(options),
+                settings=settings,
+                progress=progress,
+            )
+            title = f"{agent} in {environment.env_id}"
+            write_results(output, conversion.report["choice"], title)
     if as_json:
         print_json(conversion.report)
     else:
         files = [RESULT, PLOT, "bundle/", *([] if options["storage"] else [_STUDY])]
         print_conversion(title, conversion.report, str(output), files, bundle=str(conversion.folder))
     return exit_code_of(conversion.verdict)
+
+
+def goes_on(known: int, wanted: int) -> str:
+    """Say what is left to do where earlier runs have finished `known` trials."""
+    if known < wanted:
+        return f"The study has {known:,} of {wanted:,} trials: the search goes on."
+    return (
+        f"The study has all of its {wanted:,} trials: its winner is made and judged again, which is the same "
+        "judgement if it is the same network. A larger --trials goes on with the search."
+    )
+
+
+@contextmanager
+def trials_kept(study: Any) -> Iterator[None]:
+    """Say, where the search is interrupted, that what it found is kept, and how it goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        from edgeqrl.errors import EdgeQRLError
+        from edgeqrl.search.storage import shown_url
+        from edgeqrl.search.study import num_finished
+
+        count = 0
+        with suppress(EdgeQRLError):
+            count = num_finished(study)
+        if not count:
+            raise
+        trials = "1 finished trial is" if count == 1 else f"{count:,} finished trials are"
+        raise KeyboardInterrupt(
+            f"Interrupted; {trials} kept in '{shown_url(study.storage)}'. Run the same command again, and "
+            "the search goes on."
+        ) from None

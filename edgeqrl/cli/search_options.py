@@ -46,6 +46,16 @@ def search_from(options: dict[str, Any], study: Any = None) -> Any:
     return SearchOptions(**stated, study=study)
 
 
+def require_return(environment: Any, settings: Any) -> Any:
+    """Return the environment; raise UsageError where a scheme is to be chosen and there is none to play."""
+    if environment is None and settings.search is not None:
+        raise UsageError(
+            "A scheme is chosen by the return, and only an environment tells it: give one with --env, or "
+            "convert by a scheme that is named."
+        )
+    return environment
+
+
 def require_none(options: dict[str, Any]) -> None:
     """Raise UsageError for an option of a choice where none is made."""
     for name in _stated(options):

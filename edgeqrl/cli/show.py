@@ -71,6 +71,10 @@ class StageProgress:
         shown = None if total == 0 or done >= total else total
         self._bars.update(self._tasks[stage], completed=done, total=shown, count=self._count)
 
+    def say(self, sentence: str) -> None:
+        """Print a sentence above the progress."""
+        self._console.print(sentence, soft_wrap=not self._console.is_terminal, highlight=False, markup=False)
+
     def _finish(self) -> None:
         if not self._current:
             return

@@ -27,7 +27,7 @@ from edgeqrl.cli.options import (
     unpacked_option,
     validation_options,
 )
-from edgeqrl.cli.search_options import choosing_options
+from edgeqrl.cli.search_options import choosing_options, require_return
 
 bundle_argument = click.argument("bundle", type=FOLDER)
 
@@ -85,14 +85,15 @@ def quantize(bundle: Path, board: str | None, as_json: bool, **options: Any) -> 
         from edgeqrl.quantize.tflite import Converter
 
         with Converter() as converter, edit_bundle(bundle) as edited:
-            make_env = _make_env(edited, options)
+            settings = settings_from(options)
+            make_env = require_return(_make_env(edited, options), settings)
             agent = pipeline.reload_agent(edited, make_env, trust=options["trust"])
             progress("load", 1, 1)
             found = pipeline.quantize_bundle(
                 edited,
                 agent,
                 make_env,
-                settings_from(options),
+                settings,
                 board=board,
                 converter=converter,
                 progress=progress,

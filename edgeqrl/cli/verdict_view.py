@@ -7,12 +7,14 @@ from edgeqrl.cli.coverage_view import coverage_notes
 from edgeqrl.cli.device_view import device_facts, device_notes
 from edgeqrl.cli.linux_view import contract_facts, library_line, package_facts
 from edgeqrl.cli.loss_plot import ASCII, UNICODE, Signs, loss_plot
+from edgeqrl.cli.scheme_names import short_scheme, whole_scheme, wrapped
 
 Report = Mapping[str, Any]
 
 _STYLES = {"PASS": "bold green", "FAIL": "bold red", "INCONCLUSIVE": "bold yellow"}
 _WORDS = {"PASS": "PASS", "FAIL": "FAIL", "INCONCLUSIVE": "open"}  # of one criterion
 _MOST_COLUMNS = 100  # of the plot
+_NAME_COLUMNS, _WORSE_COLUMNS = 12, 20  # of a scheme's name, in the table's header
 _HEADS = {  # of discrete actions and values
     "argmax": "argmax",
     "multi_discrete": "argmax of each",
@@ -106,7 +108,7 @@ def print_plot(report: Report, *, console: Any) -> None:
     ends = f"{signs.ends[0]}{signs.line}{signs.mean}{signs.line}{signs.ends[1]}"
     sides = ((plot.num_left, "left"), (plot.num_right, "right"))
     beyond = " and ".join(f"{count} {side}" for count, side in sides if count)
-    caption = f"loss of each pair, float - {_scheme(report)}{f' ({beyond} of it)' if beyond else ''}"
+    caption = f"loss of each pair, float - {short_scheme(report)}{f' ({beyond} of it)' if beyond else ''}"
     console.print(Text(f"{caption}; {ends} their mean", style="dim"))
     for line in plot.lines:
         console.print(Text(" ").append_text(Text.assemble(*[(text, styles[kind]) for text, kind in line])))
@@ -147,11 +149,12 @@ def rows(report: Report, signs: Signs) -> list[tuple[tuple[str, ...], str]]:
 
 def notes(report: Report, signs: Signs) -> list[str]:
     """Return what else one should know, in lines of at most 80 columns."""
-    parts = []
+    whole = whole_scheme(report)
+    parts = [] if whole == short_scheme(report) else [f"scheme: {whole}"]
     if "float_return" in report:
         rho, terms = report["correlation"], report["terms"]
         name = "\N{GREEK SMALL LETTER RHO}" if signs is UNICODE else "rho"
-        parts = [
+        parts += [
             f"{report['episodes']:,} of at most {report['max_episodes']:,} pairs",
             f"{name} of the pairs {'undefined' if rho is None else f'{rho:.2f}'}",
             f"random actions return {number(report['baseline']['random_return']['mean'])}",
@@ -220,20 +223,23 @@ def _table(report: Report, signs: Signs) -> Any:
     lines = box.Box(f"    \n    \n {rule * 2} \n    \n    \n    \n    \n    \n", ascii=signs is ASCII)
     table = Table(box=lines, show_edge=False, pad_edge=False, padding=0, header_style="bold")
     found = rows(report, signs)
-    is_judged = any(cells[4] for cells, _ in found)
+    is_judged, name = any(cells[4] for cells, _ in found), short_scheme(report)
+    worse = f"{name} is worse by"
+    if len(worse) > _WORSE_COLUMNS:
+        worse = f"{wrapped(name, _WORSE_COLUMNS)}\nis worse by"
     names = (
         "",
         "   float",
-        f"   {_scheme(report)}",
-        f"{_scheme(report)} is worse by" if is_judged else "",
+        "   " + wrapped(name, _NAME_COLUMNS).replace("\n", "\n   "),
+        worse if is_judged else "",
         "limit" if is_judged else "",
         "",
     )
-    for column, name in enumerate(names):
+    for column, heading in enumerate(names):
         justify: Any = "left" if column in (0, 5) else "right"
         # What does not fit goes on in the next line, but for labels, limits and verdicts.
         is_whole = column in (0, 4, 5)
-        table.add_column(name, justify=justify, no_wrap=is_whole, overflow="fold")
+        table.add_column(heading, justify=justify, no_wrap=is_whole, overflow="fold")
     for cells, style in found:
         shown = [escape(cell) for cell in cells]
         for verdict, word in _WORDS.items():
@@ -376,14 +382,6 @@ def _interval(value: Report, signs: Signs) -> str:
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
-
-
-def _scheme(report: Report) -> str:
-    """Return the short name of how the policy was quantized."""
-    from edgeqrl.quantize.scheme import Scheme
-
-    stated = report.get("scheme")
-    return Scheme.from_json(stated).label.split()[0] if stated else "int8"
 
 
 def _head(head: Report) -> str:
