@@ -1,6 +1,6 @@
 """What each calibration source does to the return: the tables of docs/calibration-data.md.
 
-    python -m benchmarks.quantization.calibration [--agent NAME ...] [--samples 10] [--episodes 50]
+    python -m benchmarks.quantization.calibration [--agent NAME ...] [--samples 5] [--episodes 50]
         [--kept FILE] [--page docs/calibration-data.md] [--known]
 
 Every agent is quantized on samples of each source and size, by the bare converter and by the default scheme,
@@ -209,7 +209,7 @@ def main() -> None:
     """Measure, then print or write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--agent", action="append", help=f"by default {', '.join(AGENTS)}")
-    parser.add_argument("--samples", type=int, default=10)
+    parser.add_argument("--samples", type=int, default=5)
     parser.add_argument("--episodes", type=int, default=50, help="pairs that each sample plays")
     parser.add_argument("--kept", type=Path, help="rows measured so far")
     parser.add_argument("--page", type=Path, help="a page with places for the tables")
