@@ -1,5 +1,6 @@
 """What all tests share: one converter, as importing TensorFlow takes long, and compiled objects."""
 
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -79,3 +80,11 @@ def _objects_once() -> Iterator[None]:
         for module in (build, package):
             patch.setattr(module, "run_compiler", build_once)
         yield
+
+
+@pytest.fixture
+def heeds_interrupts() -> Iterator[None]:
+    """Let processes started here heed Ctrl-C, also where a shell in the background has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -428,14 +427,6 @@ def test_interrupt_says_what_was_kept_where_there_is_something(
 
     assert interrupted().endswith("Interrupted; what was there before is as it was.")
     assert interrupted("Interrupted; 3 finished trials are kept.").endswith("3 finished trials are kept.")
-
-
-@pytest.fixture
-def heeds_interrupts() -> Iterator[None]:
-    """Let processes started here heed Ctrl-C, also where a shell in the background has it ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("seconds", one_by_default([0.5, 3.0, 8.0, 11.0], [0.5]))

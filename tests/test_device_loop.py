@@ -219,14 +219,6 @@ def device_loop_env(found: Any) -> Any:
     return environment.make
 
 
-@pytest.fixture
-def heeds_interrupts() -> Iterator[None]:
-    """Let processes started here heed Ctrl-C, also where a shell in the background has it ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.mark.usefixtures("heeds_interrupts")
 def test_interrupt_leaves_the_bundle_and_a_device_that_answers(bundle: Path) -> None:
     before, fake = content_of(bundle), fake_of(bundle)

@@ -311,6 +311,7 @@ def test_control_loop_stops_the_actuators_where_the_fail_safe_is_disable(folder:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.usefixtures("heeds_interrupts")
 def test_a_signal_stops_the_actuators_once(folder: Path, number: signal.Signals) -> None:
     with loop(folder, [GOOD] * 2000) as (process, log):
         wait_for(log, answers([GOOD])[0], 3)
