@@ -64,9 +64,12 @@ docs: setup
 	@$(BIN)/python docs/generate.py
 
 benchmarks: setup
-	@$(BIN)/python benchmarks/engine.py
+	@$(BIN)/python -m benchmarks.engine --page docs/benchmarks.md --plot docs/images/engine.svg
+	@$(BIN)/python -m benchmarks.engine --model d e --core cortex-m0plus cortex-m4 cortex-m55 rv32imc --optimize O2 \
+		--bits 8 4 3 2 --page docs/benchmarks.md
 	@$(BIN)/python benchmarks/rates.py
 	@TF_CPP_MIN_LOG_LEVEL=2 TF_ENABLE_ONEDNN_OPTS=0 $(BIN)/python benchmarks/rollout.py
+	@$(BIN)/python benchmarks/host.py --orders
 	@$(BIN)/python benchmarks/convert.py
 	@$(BIN)/python benchmarks/startup.py
 	@$(BIN)/python benchmarks/verdict.py --plots docs/images --page docs/calibration.md

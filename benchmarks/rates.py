@@ -27,13 +27,15 @@ from firmware_export.board import load_board
 from firmware_export.build import compile_firmware
 from firmware_export.emit import export_sources
 from firmware_export.emit.kernels import layer_code
+from firmware_export.emit.orders import ANY, ORDERS, ROWS, order_for, order_of
 from firmware_export.emit.packing import LayerCode, Rows
 from firmware_export.emit.weights import UNPACKED
 from firmware_export.emulators.emulator import EmulatedFirmware
 from firmware_export.toolchain import find_compiler
 from firmware_export.workload import Work, work_of
 
-CLASSES = ("cortex-m0plus", "cortex-m4", "cortex-m55", "rv32imac")  # the others have the same code, or nearly
+# The others have the same code, or nearly.
+CLASSES = ("cortex-m0plus", "cortex-m3", "cortex-m4", "cortex-m55", "rv32imac")
 DENSE = ((4, 64), (17, 64), (64, 64), (64, 2), (64, 6), (128, 32), (256, 32), (32, 128))
 # input side, input channels, output channels, kernel, stride, padding
 CONV = (
@@ -49,6 +51,9 @@ CONV += (
     (5, 8, 64, 3, 1, 1),
     (4, 2, 2, 2, 1, 0),
     (9, 3, 24, 5, 2, 2),
+    (8, 4, 10, 3, 1, 0),
+    (6, 8, 18, 3, 1, 1),
+    (7, 12, 7, 3, 2, 0),
 )
 TABLES = (8, 64, 256)
 BITS = (8, 4, 3, 2)
@@ -111,31 +116,44 @@ def tensors(source: tuple[int, ...], target: tuple[int, ...], dtype: str) -> tup
 def measure(core: str, compiler: str) -> Iterator[tuple[Work, int]]:
     """Yield what each layer does on a core, and how many instructions that takes."""
     for dtype in ("int8", "int16"):
-        found = list(layers(dtype))
+        found = [(*one, order) for one in layers(dtype) for order in orders(*one, core)]
         for name, board in images(found, core, compiler):
             with board as emulated:
-                for network, bits in found:
-                    code = layer_code(network.layers[0], network, bits)
+                for network, bits, order in found:
+                    code = layer_code(network.layers[0], network, bits, order)
                     if code.function != name:
                         continue
-                    source, target = (network.tensors[name] for name in ("x", "y"))
-                    given = code.block, bytes(source.num_bytes), bytes(target.num_bytes)
+                    source, target = (network.tensors[name].num_bytes for name in ("x", "y"))
+                    given = [code.block, bytes(source), bytes(target + code.behind_output)]
+                    given += [] if code.scratch_bytes is None else [bytes(code.scratch_bytes)]
                     profile = emulated.profile_function(name, *given, *map(as_argument, code.arguments))
-                    yield work_of(network.layers[0], network, bits), profile.instructions
+                    yield work_of(network.layers[0], network, bits, order), profile.instructions
+
+
+def orders(network: IntegerNetwork, bits: int, core: str) -> Iterator[str]:
+    """Yield plain rows, and the core's order where the layer can have it: usual and not."""
+    yield ROWS
+    layer = network.layers[0]
+    if isinstance(layer, Dense | Conv2D):
+        order = order_for(layer, network.tensors["x"], order_of(core), bits)
+        if order != ROWS:
+            yield order
+            if ORDERS[order].has_any:
+                yield order + ANY
 
 
 def images(
-    found: list[tuple[IntegerNetwork, int]], core: str, compiler: str
+    found: list[tuple[IntegerNetwork, int, str]], core: str, compiler: str
 ) -> Iterator[tuple[str, EmulatedFirmware]]:
     """Build one image for each kernel: the first network that has it."""
     seen = set()
-    for network, bits in found:
-        code: LayerCode = layer_code(network.layers[0], network, bits)
+    for network, bits, order in found:
+        code: LayerCode = layer_code(network.layers[0], network, bits, order)
         if code.function in seen:
             continue
         seen.add(code.function)
         board = load_board(EMULATED_CORES[core], data_folder("boards"))
-        policy = replace(policy_of_network(network), weight_bits=(bits,))
+        policy = replace(policy_of_network(network), weight_bits=(bits,), order=(order,))
         tool = find_compiler(compiler, core=core)
         firmware = compile_firmware(export_sources(policy, b""), board, compiler=tool)
         yield code.function, EmulatedFirmware(firmware.elf, firmware.name, board)

@@ -14,6 +14,7 @@ from edgeqrl.errors import UsageError
 from edgeqrl.pipeline import open_board
 from edgeqrl.stages import Progress, Settings, silent
 from firmware_export.board import Board, board_names
+from firmware_export.placement import require_placeable
 
 if TYPE_CHECKING:
     from firmware_export.flashers.runner import Choice, Flashed
@@ -41,6 +42,7 @@ def emulate_bundle(
     stages.require_environment_fits(bundle, make_env)
     target = board_of(bundle, board)
     stages.require_built_here(bundle, target)
+    require_placeable(target, bundle.facts.get(stages.PLACEMENT, {}))  # the board's file may be another now
     quantized = stages.read_quantized(bundle)
     policy = quantized.integer_policy(is_masked=bundle.fact("is_masked"))
     stages.add_target_emulation(

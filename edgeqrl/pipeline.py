@@ -28,6 +28,7 @@ from edgeqrl.stages.choice import choose_quantized, require_possible
 from edgeqrl.stages.ledger import earlier_facts, judgements_of
 from edgeqrl.stages.validation import add_validation
 from firmware_export.board import Board, load_board
+from firmware_export.placement import require_placeable
 
 if TYPE_CHECKING:
     from edgeqrl.agents.agent import Agent
@@ -109,6 +110,7 @@ def convert(
     if contract is not None:
         settings = replace(settings, contract=contract)
     target = open_board(board) if isinstance(board, str | Path) else board
+    require_placeable(target, settings.placement)
     require_tools(target, settings.compiler)
     require_ours(Path(output))
     facts = contract_facts(source.make_env, settings.contract)
@@ -146,10 +148,10 @@ def _convert(
     )
     quantized = stages.add_int4(bundle, quantized, settings)
     policy = quantized.integer_policy(is_masked=bundle.facts["is_masked"])
-    policy = stages.state_packing(bundle, policy, settings)
+    policy = stages.state_packing(bundle, policy, settings, target)
     if target is not None:
         period = stages.read_contract_facts(bundle).control_period_s
-        stages.require_policy_fits(policy, target, control_period_s=period)
+        stages.require_policy_fits(policy, target, control_period_s=period, placement=settings.placement)
     progress("validate", 0, 0)
     host = HostCPolicy(policy)
     stages.require_backends_agree(policy, host, calibration)
@@ -239,14 +241,14 @@ def quantize_bundle(
         stages.read_calibration(bundle),
         settings,
         make_env=make_env,
-        board=None if settings.search is None else _board_of(bundle, board),
+        board=None if settings.search is None else board_of(bundle, board),
         converter=converter,
         progress=progress,
     )
     return stages.add_int4(bundle, quantized, settings)
 
 
-def _board_of(bundle: Bundle, stated: str | Path | None) -> Board | None:
+def board_of(bundle: Bundle, stated: str | Path | None) -> Board | None:
     """Return the board that is stated, or else that of the bundle, if it was ever built for one."""
     if stated is not None:
         return open_board(stated)

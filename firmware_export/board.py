@@ -36,7 +36,11 @@ KINDS: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {"mcu": CORES, "library": LIBRARY_CORES, "linux": LINUX_CORES}
 )
 
+# What may be placed in a region of its own: functions that run in a step, the params blob, state with arena.
+PLACEABLE = ("code", "weights", "arena")
+
 _RUN_BY = {"rv32imc": "rv32imac"}  # core -> another one that runs its code
+_NULL_BYTES = 32  # of RAM at address 0 that stay empty: no object may be where C's NULL is
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,8 @@ class Region:
     erase_bytes: int | None = None  # of flash: the largest sector of the region
     program_bytes: int | None = None  # of flash: least that can be written
     sectors: tuple[tuple[int, int], ...] = ()  # of flash whose sectors differ: how many, bytes of each
+    holds: tuple[str, ...] = ()  # of PLACEABLE: what the core can run, read or change there
+    enable: tuple[tuple[int, int], ...] = ()  # (register, bits) set by the start-up code before it is used
     note: str | None = None
     source: str | None = None
 
@@ -61,6 +67,11 @@ class Region:
     def end(self) -> int:
         """Return the first address after the region."""
         return self.start + self.bytes
+
+    @property
+    def first(self) -> int:
+        """Return the first address at which anything is placed: in RAM never 0."""
+        return max(self.start, _NULL_BYTES) if self.kind == "ram" else self.start
 
 
 @dataclass(frozen=True)
@@ -112,6 +123,7 @@ class Board:
     sources: Mapping[str, str]
     emulation: Emulation = Emulation()
     code_region: str | None = None  # where the core fetches from what is also `ram`; a boot ROM fills both
+    placement: tuple[tuple[str, str], ...] = ()  # of PLACEABLE -> region, where it is not the usual one
     settings: tuple[tuple[str, int], ...] = ()  # of the port: name -> EQRL_NAME in its sources
     uf2: Uf2 | None = None
     flash_tools: tuple[FlashTool, ...] = ()

@@ -3,14 +3,16 @@
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from edgeqrl.errors import DataError
-from firmware_export.board import KINDS, Board, Emulation, Region, Uart, Uf2
+from firmware_export.board import KINDS, PLACEABLE, Board, Emulation, Region, Uart, Uf2
 from firmware_export.flash_tool import read_flash_tool
+from firmware_export.placement import placement_problem
 from firmware_export.port_names import nearest, port_source_names, setting_names, watchdog_of
 
 SCHEMA_VERSION = 2
@@ -148,6 +150,7 @@ def _board(table: _Table) -> Board:
         serial=_uart(table, clock_hz) if is_mcu else None,
         emulation=_emulation(table),
         code_region=table.optional("code_region", str) if is_mcu else None,
+        placement=_placement(table) if is_mcu else (),
         settings=_settings(table) if is_mcu else (),
         uf2=_uf2(table),
         flash_tools=tuple(
@@ -157,6 +160,7 @@ def _board(table: _Table) -> Board:
     )
     table.require_empty()
     _require_code_region(table, board)
+    _require_placement(table, board)
     _require_port(table, board)
     return board
 
@@ -192,6 +196,14 @@ def _require_code_region(table: _Table, board: Board) -> None:
         raise table.error("'code_region' must name another region of kind ram, of the size of 'ram'")
 
 
+def _require_placement(table: _Table, board: Board) -> None:
+    """Hold the file's own [placement] against its regions, as --place is held."""
+    for what, region in board.placement:
+        problem = placement_problem(board, what, region)
+        if problem is not None:
+            raise table.error(f"placement: {problem}")
+
+
 def _regions(table: _Table, kind: str) -> tuple[Region, ...]:
     regions = tuple(_region(found, kind) for found in table.tables("regions", "region"))
     names = [region.name for region in regions]
@@ -224,15 +236,51 @@ def _region(table: _Table, board_kind: str) -> Region:
         erase_bytes=table.number("erase_bytes", 1, _HIGHEST) if is_flash else None,
         program_bytes=table.number("program_bytes", 1, _HIGHEST) if is_flash else None,
         sectors=_sectors(table, name) if is_flash else (),
+        holds=_holds(table, name, kind),
+        enable=_enable(table) if kind == "ram" else (),
         note=table.optional("note", str),
         source=table.optional("source", str),
     )
     table.require_empty()
+    if region.reserved and region.holds:
+        region = replace(region, holds=())
     if region.sectors and sum(count * size for count, size in region.sectors) != region.bytes:
         raise table.error("'sectors' must cover all of it")
     if region.end > _HIGHEST or region.start % 4 or region.bytes % 4:
         raise table.error("it must be aligned to 4 and lie in 32 bits")
     return region
+
+
+def _holds(table: _Table, name: str, kind: str) -> tuple[str, ...]:
+    """Read what may be placed there; an image is stored in `flash` alone, and arenas change."""
+    usual = ("code", "weights") if name == "flash" else ()
+    possible = PLACEABLE if kind == "ram" else usual
+    if "holds" not in table:
+        return possible
+    found = table.texts("holds")
+    if not set(found) <= set(possible) or len(found) != len(set(found)):
+        raise table.error(f"'holds' may list {', '.join(possible) or 'nothing'}, each once")
+    return tuple(what for what in PLACEABLE if what in found)
+
+
+def _enable(table: _Table) -> tuple[tuple[int, int], ...]:
+    """Read registers and the bits that are set in them before the region is used."""
+    found = table.optional("enable", list, [])
+    for pair in found:
+        is_pair = isinstance(pair, list) and [type(n) for n in pair] == [int, int]
+        if not is_pair or not 0 <= min(pair) <= max(pair) < _HIGHEST or pair[0] % 4:
+            raise table.error("'enable' must be pairs [address of a register, bits to set]")
+    return tuple((address, bits) for address, bits in found)
+
+
+def _placement(table: _Table) -> tuple[tuple[str, str], ...]:
+    """Read where the image's parts go unless --place says otherwise."""
+    if "placement" not in table:
+        return ()
+    found = table.table("placement", "placement: ")
+    places = tuple((what, found.text(what)) for what in PLACEABLE if what in found)
+    found.require_empty()
+    return places
 
 
 def _uart(table: _Table, clock_hz: int) -> Uart:

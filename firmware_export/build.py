@@ -5,15 +5,17 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 
 from edgeqrl.errors import DataError, MissingToolError, UsageError
 from firmware_export.board import Board, require_firmware
 from firmware_export.elf import Elf, read_elf
 from firmware_export.fit import FirmwareSizes, require_fits
 from firmware_export.instruction_set import attribute_problems, forbidden_instructions
-from firmware_export.linker_script import render_linker_script
+from firmware_export.linker_script import placement_macros, render_linker_script
+from firmware_export.placement import Placement, place, require_placeable
 from firmware_export.port_names import setting_names
-from firmware_export.stack import stack_bound
+from firmware_export.stack_parts import stack_parts
 from firmware_export.toolchain import Compiler, find_compiler, run_compiler
 from firmware_export.uf2 import boot2_crc32
 
@@ -25,12 +27,13 @@ _DOES_NOT_FIT = re.compile(r"will not fit in region|overflowed by|no room for th
 # As clang and zig say it, and as GCC does.
 _UNDECLARED = re.compile(r"undeclared identifier '(EQRL_\w+)'|['\u2018](EQRL_\w+)['\u2019] undeclared")
 _ENDLESS_BYTES = 2**27  # to measure what does not fit
+_NOTHING: Mapping[str, str] = MappingProxyType({})
 
+OPTIMIZE = "O2"
 # -g keeps the symbol table (zig strips without it); the script drops the debug sections, which hold paths.
 # Jump tables and loop idioms would put data into code and calls of memcpy into memcpy.
 _FLAGS = (
     "-std=c99",
-    "-O2",
     "-g",
     "-ffreestanding",
     "-fno-builtin",
@@ -52,8 +55,6 @@ _COMPILER_FLAGS = {
     "arm-none-eabi-gcc": ("-fno-tree-loop-distribute-patterns",),
     "riscv64-unknown-elf-gcc": ("-fno-tree-loop-distribute-patterns",),
 }
-# Interrupts do not nest: all have one priority.
-HANDLERS = ("eqrl_port_uart_interrupt", "eqrl_port_timer_interrupt", "SysTick_Handler", "eqrl_port_trap")
 _LINK_FLAGS = ("-Wl,--gc-sections", "-Wl,-e,Reset_Handler", "-Wl,--build-id=none", "-Wl,-T,link.ld")
 
 
@@ -69,6 +70,7 @@ class Firmware:
     sizes: FirmwareSizes
     compiler: str  # name and version
     runs_from_ram: bool
+    placement: Placement
 
 
 def compile_firmware(
@@ -78,52 +80,65 @@ def compile_firmware(
     compiler: Compiler | None = None,
     with_selftest: bool = False,
     transport: str = "uart",
+    placement: Mapping[str, str] = _NOTHING,
 ) -> Firmware:
     """Build the firmware of one exported policy for a board.
 
     `sources` is what `export_sources` returned; with `with_selftest` it must include golden vectors. The
     same sources, board and compiler give the same bytes on every machine. `transport` is "uart", or
-    "semihosting" for an emulator's twin: without a debugger that one faults. Raises MissingToolError without
-    a compiler and BoardFitError, with the numbers, if the image does not fit.
+    "semihosting" for an emulator's twin: without a debugger that one faults. `placement` says which of code,
+    weights and arena go to which region, over what the board's file says. Raises MissingToolError without a
+    compiler, UsageError for a placement that cannot be and BoardFitError, with the numbers, if the image does
+    not fit.
     """
     require_firmware(board)
+    require_placeable(board, placement)
     chosen = compiler or find_compiler(core=board.core)
     name = policy_name(sources)
     files = {**_port_files(board, transport), **policy_files(sources, board, with_selftest=with_selftest)}
-    placements = (True, False) if board.runs_from_ram and not board.code_region else (board.runs_from_ram,)
-    for runs_from_ram in placements:
-        elf = _link(files, board, chosen, name, runs_from_ram)
-        if elf is not None and (runs_from_ram == placements[-1] or _has_room(elf, board)):
-            return _firmware(elf, board, chosen, name, runs_from_ram)
-    endless = replace(
-        board,
-        regions=tuple(
-            replace(r, bytes=max(r.bytes, _ENDLESS_BYTES * (r.name != "boot2"))) for r in board.regions
-        ),
-    )
-    oversize = _link(files, endless, chosen, name, False)
+    choices = (True, False) if board.runs_from_ram and not board.code_region else (board.runs_from_ram,)
+    for runs_from_ram in choices:
+        places = place(board, placement, runs_from_ram=runs_from_ram)
+        elf = _link(files, board, chosen, name, runs_from_ram, places)
+        if elf is not None and (runs_from_ram == choices[-1] or _has_room(elf, board, name)):
+            return _firmware(elf, board, chosen, name, runs_from_ram, places)
+    endless, places = _endless(board), place(board, placement, runs_from_ram=False)
+    oversize = _link(files, endless, chosen, name, False, places)
     assert oversize is not None, "an image of any size fits endless regions"
-    require_fits(_sizes(read_elf(oversize), endless, len(_flat(read_elf(oversize), endless)[1])), board)
+    elf_of = read_elf(oversize)
+    require_fits(_sizes(elf_of, endless, name, len(_flat(elf_of, endless)[1])), board)
     raise AssertionError("the linker found no room, and yet the sizes fit")
 
 
-def _has_room(data: bytes, board: Board) -> bool:
+def _endless(board: Board) -> Board:
+    """Return the board with regions that hold any image, one behind the other, to measure in."""
+    regions, end = [], 0
+    for region in sorted(board.regions, key=lambda region: region.start):
+        size = region.bytes if region.name == "boot2" else max(region.bytes, _ENDLESS_BYTES)
+        regions.append(replace(region, start=max(region.start, end), bytes=size))
+        end = regions[-1].end
+    return replace(board, regions=tuple(regions))
+
+
+def _has_room(data: bytes, board: Board, name: str) -> bool:
     """Tell whether the stack fits, too: the linker does not know how deep it is."""
-    sizes = _sizes(read_elf(data), board, 0)
+    sizes = _sizes(read_elf(data), board, name, 0)
     return sizes.ram_bytes + sizes.stack_bytes <= board.available_bytes("ram")
 
 
-def _firmware(data: bytes, board: Board, compiler: Compiler, name: str, runs_from_ram: bool) -> Firmware:
+def _firmware(
+    data: bytes, board: Board, compiler: Compiler, name: str, runs_from_ram: bool, placement: Placement
+) -> Firmware:
     data = _with_boot2_crc(data)
     elf = read_elf(data)
     problems = attribute_problems(elf, board.core, board.fpu)
     problems += forbidden_instructions(elf, board.core, board.fpu)
     assert not problems, f"{compiler.name} built for another core: {problems[:5]}"
     start, flat = _flat(elf, board)
-    sizes = _sizes(elf, board, len(flat))
+    sizes = _sizes(elf, board, name, len(flat))
     require_fits(sizes, board)
     label = f"{compiler.name} {compiler.version}"
-    return Firmware(name, board.name, data, flat, start, sizes, label, runs_from_ram)
+    return Firmware(name, board.name, data, flat, start, sizes, label, runs_from_ram, placement)
 
 
 def policy_files(sources: Mapping[str, bytes], board: Board, *, with_selftest: bool) -> dict[str, bytes]:
@@ -138,6 +153,12 @@ def policy_files(sources: Mapping[str, bytes], board: Board, *, with_selftest: b
             "again."
         )
     return {**_checked(sources), "eqrl_port_policy.h": _glue(name, board, with_selftest)}
+
+
+def compile_flags(compiler: Compiler, board: Board, optimize: str = OPTIMIZE) -> list[str]:
+    """Return what every unit of an image is compiled with; `optimize` is a level such as "O2"."""
+    core = compiler.core_flags(board.core, board.fpu)
+    return [*core, f"-{optimize}", *_FLAGS, *_COMPILER_FLAGS[compiler.name]]
 
 
 def policy_name(sources: Mapping[str, bytes]) -> str:
@@ -219,7 +240,12 @@ def _payload_bytes(board: Board) -> int:
 
 
 def _link(
-    files: Mapping[str, bytes], board: Board, compiler: Compiler, name: str, runs_from_ram: bool
+    files: Mapping[str, bytes],
+    board: Board,
+    compiler: Compiler,
+    name: str,
+    runs_from_ram: bool,
+    placement: Placement,
 ) -> bytes | None:
     """Compile and link in a temporary folder; None if the image does not fit the regions."""
     with tempfile.TemporaryDirectory(prefix="edgeqrl-") as temporary:
@@ -228,8 +254,10 @@ def _link(
             place = folder / path
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_bytes(content)
-        (folder / "link.ld").write_text(render_linker_script(board, runs_from_ram=runs_from_ram))
-        result = run_compiler(_command(files, board, compiler, name), folder)
+        script = render_linker_script(board, runs_from_ram=runs_from_ram, placement=placement)
+        (folder / "link.ld").write_text(script)
+        macros = placement_macros(board, placement, runs_from_ram=runs_from_ram)
+        result = run_compiler(_command(files, board, compiler, name, macros), folder)
         if result.returncode == 0:
             data = (folder / "firmware.elf").read_bytes()
             assert folder.name.encode() not in data, "the image holds the name of its temporary folder"
@@ -257,7 +285,13 @@ def _require_settings(stderr: str, board: Board) -> None:
         )
 
 
-def _command(files: Mapping[str, bytes], board: Board, compiler: Compiler, name: str) -> list[str]:
+def _command(
+    files: Mapping[str, bytes],
+    board: Board,
+    compiler: Compiler,
+    name: str,
+    macros: Mapping[str, str] = _NOTHING,
+) -> list[str]:
     """Return the one call that compiles and links, with relative paths only."""
     units = sorted(path for path in files if path.endswith((".c", ".S")))
     folders = sorted({str(PurePosixPath(path).parent) for path in files if path.endswith(".h")})
@@ -266,10 +300,8 @@ def _command(files: Mapping[str, bytes], board: Board, compiler: Compiler, name:
     kept.append("-Wl,-u,eqrl_device_exchange")
     return [
         *compiler.argv,
-        *compiler.core_flags(board.core, board.fpu),
-        *_FLAGS,
-        *_COMPILER_FLAGS[compiler.name],
-        *(f"-D{key}={value}" for key, value in _definitions(board).items()),
+        *compile_flags(compiler, board),
+        *(f"-D{key}={value}" for key, value in {**_definitions(board), **macros}.items()),
         *(f"-I{folder}" for folder in folders),
         *units,
         *_LINK_FLAGS,
@@ -296,51 +328,23 @@ def _definitions(board: Board) -> dict[str, str]:
     }
 
 
-def _sizes(elf: Elf, board: Board, flash_bytes: int) -> FirmwareSizes:
-    areas = [board.region(name) for name in ("ram", board.code_region) if name]
-    static = sum(s.memory_bytes for s in elf.segments if any(a.start <= s.address < a.end for a in areas))
-    return FirmwareSizes(flash_bytes, static, _stack_bytes(elf, board))
+def _sizes(elf: Elf, board: Board, name: str, flash_bytes: int) -> FirmwareSizes:
+    def used(*regions: str) -> int:
+        areas = [board.region(region) for region in regions]
+        return sum(s.memory_bytes for s in elf.segments if any(a.start <= s.address < a.end for a in areas))
 
-
-def _stack_bytes(elf: Elf, board: Board) -> int:
-    """Bound the stack: the main path, an interrupt on top of it, and on top of that a fault.
-
-    CMSDK's watchdog interrupts even the handler of a fault, as NMI does: one more of both. What the
-    application's eqrl_board_... functions take comes on top of all.
-    """
-    main = max(stack_bound(elf, name) for name in ("main", "eqrl_device_exchange"))
-    unused = elf.symbols["eqrl_default_handler"].address
-    found = [elf.symbols[name] for name in HANDLERS if name in elf.symbols]
-    interrupt = max((stack_bound(elf, s.name) for s in found if s.address != unused), default=0)
-    faults = 2 if board.watchdog == "cmsdk" else 1
-    fault = stack_bound(elf, "eqrl_port_fault") + _exception_bytes(board)
-    return main + interrupt + _exception_bytes(board) + faults * fault
-
-
-def _exception_bytes(board: Board) -> int:
-    """Bound what an exception pushes before its handler runs.
-
-    v6-M, v7-M: eight words, 18 more with an FPU in use, one to align (DDI 0403, B1.5.6). v8-M may save the
-    other 16 words of the FPU, too (DDI 0553, exception entry). RISC-V: its start-up saves 16 words.
-    """
-    if board.port == "riscv32":
-        return 64 + 16
-    return 4 * (9 + fpu_frame_words(board))
-
-
-def fpu_frame_words(board: Board) -> int:
-    """Return the words that an exception saves of an FPU in use: s0-s15, FPSCR, a spare; v8-M: s16-s31."""
-    if board.fpu == "none":
-        return 0
-    return 18 if board.core in ("cortex-m4", "cortex-m7") else 34
+    main = ("ram", board.code_region) if board.code_region else ("ram",)
+    others = [r.name for r in board.regions if r.kind == "ram" and not r.reserved and r.name not in main]
+    regions = {region: used(region) for region in others if used(region)}
+    return FirmwareSizes(flash_bytes, used(*main), stack_parts(elf, board, name).total_bytes, regions)
 
 
 def _flat(elf: Elf, board: Board) -> tuple[int, bytes]:
     """Return the start and content of flash; gaps are 0xFF, as erased flash is."""
     if board.code_region:
         return board.region("flash").start, _loaded(elf, board)
-    ram = board.region("ram")
-    stored = [s for s in elf.segments if s.content and not ram.start <= s.load_address < ram.end]
+    flash = [region for region in board.regions if region.kind == "flash"]
+    stored = [s for s in elf.segments if s.content and any(r.start <= s.load_address < r.end for r in flash)]
     start = min(s.load_address for s in stored)
     image = bytearray(b"\xff" * (max(s.load_address + len(s.content) for s in stored) - start))
     for s in stored:

@@ -19,6 +19,10 @@ class Segment:
     memory_bytes: int  # at least len(content); the rest is zero
     is_writable: bool
 
+    def holds(self, address: int) -> bool:
+        """Tell whether content lies at an address."""
+        return self.address <= address < self.address + len(self.content)
+
 
 @dataclass(frozen=True)
 class Symbol:

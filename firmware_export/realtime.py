@@ -5,22 +5,22 @@ estimate and says so.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from firmware_export.board import Board
-from firmware_export.build import HANDLERS, Firmware, fpu_frame_words
+from firmware_export.build import Firmware
 from firmware_export.elf import Elf, read_elf
 from firmware_export.emulators.emulator import Profile
-from firmware_export.fit import code_region, estimate_us, timing_model
+from firmware_export.fit import estimate_us, region_uses, timing_model
 from firmware_export.stack import reached, stack_bound
+from firmware_export.stack_parts import StackParts, handlers, stack_parts
 from firmware_export.thumb import uses_fpu
 
 _PARTS = {"state": "eqrl_port_state", "observation": "eqrl_port_observation", "action": "eqrl_port_action"}
 _WATCHDOG_MS = (250, 30_000)  # EQRL_WATCHDOG_MS of eqrl_port.h, and the longest of main.c
 # Words of an eqrl_contract.
 _PERIOD_US, _TIMEOUT_US, _HOLD_STEPS = 7, 8, 10
-_FRAME_WORDS = 8  # r0-r3, r12, lr, pc, xPSR
 _INTERRUPTS = (
     "NAME_step, NAME_reset and NAME_infer keep everything in the state they are given: call them from an "
     "interrupt or from the main loop, but for one state never from both. The handlers move bytes and wake "
@@ -62,6 +62,7 @@ def realtime_sheet(
     """
     elf = read_elf(firmware.elf)
     step = f"{firmware.name}_step"
+    parts = stack_parts(elf, board, firmware.name)
     return {
         "board": board.name,
         "step": {
@@ -70,13 +71,24 @@ def realtime_sheet(
             "is_constant": None if count is None else count.is_constant,
         },
         "stack": {
-            "step_bound_bytes": stack_bound(elf, step),
+            "step_bound_bytes": parts.step_bytes,
             "step_measured_bytes": None if count is None else count.stack_bytes,
-            "firmware_bound_bytes": firmware.sizes.stack_bytes,
+            "loop_bound_bytes": parts.loop_bytes,
+            "exceptions": {
+                "frame_bytes": parts.frame_bytes,
+                "frame_bytes_in_use": None if board.fpu == "none" else parts.fpu_frame_bytes,
+                "handler_bound_bytes": parts.handler_bytes,
+                "fault_bound_bytes": parts.fault_bytes,
+                "faults_at_once": parts.num_faults,
+                "total_bytes": parts.exception_bytes,
+            },
+            "firmware_bound_bytes": parts.total_bytes,
         },
         "ram": _ram(elf, firmware, board, arena_bytes),
         "interrupts": {"handlers": _handlers(elf), "safety": _INTERRUPTS.replace("NAME", firmware.name)},
-        "fpu": _fpu(elf, board, step),
+        "regions": region_uses(firmware.sizes, board),
+        "placement": asdict(firmware.placement),
+        "fpu": _fpu(elf, board, step, parts),
         "time": None if count is None else _time(count.instructions, firmware, board),
         "control": _control(count, firmware, board, control_period_s),
         "watchdog": {
@@ -104,6 +116,19 @@ def realtime_sentence(sheet: Mapping[str, Any]) -> str:
     return f"{text}; {control['left_percent']:.1f} % of the control period is left."
 
 
+def stack_sentence(sheet: Mapping[str, Any]) -> str:
+    """Return the line about the stack: the step, and apart from it what interrupts push and take."""
+    stack = sheet["stack"]
+    found = stack["exceptions"]
+    in_use, handler = found["frame_bytes_in_use"], found["handler_bound_bytes"]
+    frame = f"{found['frame_bytes']:,} B" + ("" if in_use is None else f" ({in_use:,} B with the FPU in use)")
+    return (
+        f"Stack: {stack['step_bound_bytes']:,} B of the step, {stack['loop_bound_bytes']:,} B of the loop "
+        f"with it; apart from these an interrupt pushes {frame} and its handler takes {handler:,} B. With a "
+        f"fault on top: {stack['firmware_bound_bytes']:,} B in all."
+    )
+
+
 def _lines(sheet: Mapping[str, Any]) -> list[str]:
     step, stack, ram, fpu = sheet["step"], sheet["stack"], sheet["ram"], sheet["fpu"]
     time, control, watchdog = sheet["time"], sheet["control"], sheet["watchdog"]
@@ -122,9 +147,12 @@ def _lines(sheet: Mapping[str, Any]) -> list[str]:
         f"Instructions of a step: {counted}.",
         f"Stack of a step: at most {stack['step_bound_bytes']:,} B by the image's call graph"
         + ("." if measured is None else f", {measured:,} B measured."),
-        f"Stack of the firmware: at most {stack['firmware_bound_bytes']:,} B, with an exception on top. "
-        "What your eqrl_board_... functions take comes on top of that.",
-        f"Static RAM: {ram['total_bytes']:,} B: state {ram['state_bytes']:,} B{arena}, observation "
+        f"Stack of the firmware's loop, the step in it: at most {stack['loop_bound_bytes']:,} B. What your "
+        "eqrl_board_... functions take comes on top of that.",
+        _exceptions_line(stack["exceptions"]),
+        f"Stack in all: at most {stack['firmware_bound_bytes']:,} B; that must fit beside static RAM.",
+        *_region_lines(sheet),
+        f"Static RAM in `ram`: {ram['total_bytes']:,} B: state {ram['state_bytes']:,} B{arena}, observation "
         f"and requests {ram['observation_bytes']:,} B, action {ram['action_bytes']:,} B, device loop and its "
         f"buffers {ram['device_bytes']:,} B, code and constants in RAM {ram['code_bytes']:,} B; "
         f"{ram['free_bytes']:,} B stay free beside the stack.",
@@ -135,7 +163,7 @@ def _lines(sheet: Mapping[str, Any]) -> list[str]:
     if time is not None:
         lines.append(
             f"Time of a step: about {time['us']:,.0f} us, an estimate: {time['model']}, "
-            f"{time['clock_hz'] / 1e6:g} MHz, code in {time['code_in']}."
+            f"{time['clock_hz'] / 1e6:g} MHz, code in {time['code_in']}, weights in {time['weights_in']}."
         )
     lines.append(_control_line(control))
     if watchdog["timeout_ms"] is None:
@@ -146,6 +174,32 @@ def _lines(sheet: Mapping[str, Any]) -> list[str]:
         "self-test sees, if that is longer, rounded up to what the chip can: so long a loop that hangs "
         "leaves the outputs as they are.",
     ]
+
+
+def _exceptions_line(found: Mapping[str, Any]) -> str:
+    frame = f"{found['frame_bytes']:,} B"
+    if found["frame_bytes_in_use"] is not None:
+        frame += f", or {found['frame_bytes_in_use']:,} B where the FPU is in use,"
+    count = {1: "one fault", 2: "two faults, of which one is the watchdog's,"}[found["faults_at_once"]]
+    return (
+        f"Stack of exceptions, apart: each pushes {frame} before its handler runs; the deepest handler of "
+        f"an interrupt takes {found['handler_bound_bytes']:,} B, that of a fault "
+        f"{found['fault_bound_bytes']:,} B. An interrupt and {count} on top of it: at most "
+        f"{found['total_bytes']:,} B."
+    )
+
+
+def _region_lines(sheet: Mapping[str, Any]) -> list[str]:
+    """Say what each region holds of the policy and how full it is."""
+    lines = []
+    for use in sheet["regions"]:
+        parts = [what for what, region in sheet["placement"].items() if region == use["name"]]
+        stack = f" and {use['stack_bytes']:,} B of stack" if use["stack_bytes"] else ""
+        lines.append(
+            f"Region `{use['name']}`: {use['bytes']:,} B{stack} of {use['available_bytes']:,} B"
+            f"{', with ' + ' and '.join(parts) if parts else ''}."
+        )
+    return lines
 
 
 def _handler(handler: Mapping[str, Any]) -> str:
@@ -178,8 +232,9 @@ def _ram(elf: Elf, firmware: Firmware, board: Board, arena_bytes: int | None) ->
     in_ram = {
         name: size for name, (start, size) in elf.sections.items() if ram.start <= start < ram.end and size
     }
-    code = sum(size for name, size in in_ram.items() if name not in (".data", ".bss"))
-    parts = {part: elf.symbols[symbol].size for part, symbol in _PARTS.items()}
+    code = sum(size for name, size in in_ram.items() if name not in (".data", ".bss", ".eqrl_arena"))
+    objects = {part: elf.symbols[symbol] for part, symbol in _PARTS.items()}
+    parts = {part: found.size * (ram.start <= found.address < ram.end) for part, found in objects.items()}
     total = firmware.sizes.ram_bytes
     return {
         "total_bytes": total,
@@ -192,36 +247,30 @@ def _ram(elf: Elf, firmware: Firmware, board: Board, arena_bytes: int | None) ->
 
 
 def _handlers(elf: Elf) -> list[dict[str, Any]]:
-    default = elf.symbols.get("eqrl_default_handler")
-    found = [elf.symbols[name] for name in HANDLERS if name in elf.symbols]
     return [
-        {"name": handler.name, "stack_bytes": stack_bound(elf, handler.name)}
-        for handler in found
-        if default is None or handler.address != default.address
+        {"name": handler.name, "stack_bytes": stack_bound(elf, handler.name)} for handler in handlers(elf)
     ]
 
 
-def _fpu(elf: Elf, board: Board, step: str) -> dict[str, Any]:
-    frame = 0 if elf.is_riscv else 4 * (_FRAME_WORDS + 1)  # and one word to align
+def _fpu(elf: Elf, board: Board, step: str, parts: StackParts) -> dict[str, Any]:
     if board.fpu == "none":
-        return {"step_uses_registers": False, "frame_bytes": frame, "frame_bytes_in_use": None}
-    found = any(uses_fpu(instruction) for instruction in reached(elf, step))
+        return {"step_uses_registers": False, "frame_bytes": parts.frame_bytes, "frame_bytes_in_use": None}
     return {
-        "step_uses_registers": found,
-        "frame_bytes": frame,
-        "frame_bytes_in_use": frame + 4 * fpu_frame_words(board),
+        "step_uses_registers": any(uses_fpu(instruction) for instruction in reached(elf, step)),
+        "frame_bytes": parts.frame_bytes,
+        "frame_bytes_in_use": parts.fpu_frame_bytes,
     }
 
 
 def _time(instructions: int, firmware: Firmware, board: Board) -> dict[str, Any]:
-    in_ram = firmware.runs_from_ram
-    code = code_region(board, in_ram)
+    places = firmware.placement
     return {
-        "us": estimate_us(instructions, board, runs_from_ram=in_ram),
-        "model": timing_model(board, runs_from_ram=in_ram).name,
+        "us": estimate_us(instructions, board, placement=places),
+        "model": timing_model(board, placement=places).name,
         "clock_hz": board.clock_hz,
-        "code_in": code.name,
-        "wait_states": code.wait_states or 0,
+        "code_in": places.code,
+        "weights_in": places.weights,
+        "wait_states": board.region(places.code).wait_states or 0,
     }
 
 
@@ -233,7 +282,7 @@ def _control(
     period = round(period_s * 1e6, 3)
     if count is None:
         return {"period_us": period, "left_us": None, "left_percent": None}
-    left = period - estimate_us(count.instructions, board, runs_from_ram=firmware.runs_from_ram)
+    left = period - estimate_us(count.instructions, board, placement=firmware.placement)
     return {"period_us": period, "left_us": left, "left_percent": 100.0 * left / period}
 
 

@@ -40,6 +40,7 @@ class _Bounds:
         found = [i for code in elf.code for i in self._isa.decode(code.content, code.start)]
         self._instructions = {i.address: i for i in found}
         self._before = {i.address + i.size: i for i in found}
+        self._segments = elf.segments
         self._words = {segment.address: segment.content for segment in elf.segments}
         self._known: dict[int, int] = {}
         self.executed: dict[int, Instruction] = {}  # on any path through what `of` was asked for
@@ -49,6 +50,10 @@ class _Bounds:
             raise UnboundedStack(f"{function.name} calls itself")
         if function.address not in self._known:
             end = self._end(function)
+            far = self._veneer(function)
+            if far is not None:
+                self._known[function.address] = self._through(far, function, callers)
+                return self._known[function.address]
             frames = _Frames(function, end, self._isa, self._instructions, self._before, self._words)
             self.executed |= {address: self._instructions[address] for address in frames.visited}
             deepest = frames.deepest
@@ -56,6 +61,23 @@ class _Bounds:
                 deepest = max(deepest, depth + self.of(self._callee(target), (*callers, function.address)))
             self._known[function.address] = deepest
         return self._known[function.address]
+
+    def _veneer(self, function: Symbol) -> thumb.Veneer | None:
+        """Return what a linker has put between two that are farther apart than a branch reaches, or None."""
+        if self._isa is not thumb:
+            return None
+        home = next((s for s in self._segments if s.holds(function.address)), None)
+        if home is None:
+            return None
+        return thumb.veneer(
+            home.content[function.address - home.address :][: thumb.LONGEST_VENEER], function.address
+        )
+
+    def _through(self, far: thumb.Veneer, function: Symbol, callers: tuple[int, ...]) -> int:
+        """Follow a veneer: what it pushes is popped again before its target runs."""
+        instructions = [function.address + offset for offset in far.instructions]
+        self.executed |= {address: self._instructions[address] for address in instructions}
+        return max(far.stack_bytes, self.of(self._callee(far.target), (*callers, function.address)))
 
     def _end(self, function: Symbol) -> int:
         if function.size:

@@ -68,6 +68,47 @@ def is_loop_instruction(high: int, low: int) -> bool:
     return is_while_or_end or low == 0xE001 or (low == 0xE801 and high & 0xFFC0 == 0xF000)
 
 
+@dataclass(frozen=True)
+class Veneer:
+    """A linker's jump to code that no branch reaches."""
+
+    target: int  # without bit 0
+    stack_bytes: int  # in use on the way
+    instructions: tuple[int, ...]  # offsets of them
+
+
+LONGEST_VENEER = 16  # bytes, its literal included
+# Halfwords -> bytes of stack, offset of the literal, offsets of the instructions.
+_VENEERS = {
+    (0xB401, 0x4802, 0x4684, 0xBC01, 0x4760): (4, 12, (0, 2, 4, 6, 8)),  # GNU ld, v6-M: by ip
+    (0xB403, 0x4801, 0x9001, 0xBD01): (8, 8, (0, 2, 4, 6)),  # LLVM lld, v6-M: by the stack
+    (0xF8DF, 0xF000): (0, 4, (0,)),  # ldr.w pc, [pc]
+    (0xF85F, 0xF000): (0, 4, (0,)),
+}
+
+
+def veneer(content: bytes, address: int) -> Veneer | None:
+    """Recognise a veneer in what begins at `address`: one that GNU ld or LLVM lld makes; else None."""
+    words = [int.from_bytes(content[i : i + 2], "little") for i in range(0, len(content) - 1, 2)]
+    for code, (stack, literal, instructions) in _VENEERS.items():
+        if tuple(words[: len(code)]) == code and len(content) >= literal + 4 and address % 4 == 0:
+            target = int.from_bytes(content[literal : literal + 4], "little")
+            return Veneer(target & ~1, stack, instructions)
+    if len(words) >= 5 and words[4] == 0x4760:  # movw ip, movt ip, bx ip: LLVM lld, v7-M and later
+        halves = [_moved_to_ip(*words[i : i + 2]) for i in (0, 2)]
+        if words[0] & 0xFBF0 == 0xF240 and words[2] & 0xFBF0 == 0xF2C0 and None not in halves:
+            low, high = (half or 0 for half in halves)
+            return Veneer((high << 16 | low) & ~1, 0, (0, 4, 8))
+    return None
+
+
+def _moved_to_ip(high: int, low: int) -> int | None:
+    """Return the constant of a MOVW or MOVT whose destination is r12, or None."""
+    if low & 0x8F00 != 0x0C00:
+        return None
+    return (high & 15) << 12 | (high >> 10 & 1) << 11 | (low >> 12 & 7) << 8 | low & 0xFF
+
+
 def flow(instruction: Instruction, before: Instruction | None = None) -> Flow:
     """Say where control goes after `instruction`, outside of an IT block; `before` is not needed."""
     if instruction.size == 2:

@@ -69,6 +69,7 @@ _DEBIAN_PACKAGES = {
 }
 
 COMPILER_NAMES = tuple(_CORE_FLAGS)
+_NATIVE = (("-march=native",), ("-mcpu=native",))  # the second: zig, and clang on Arm
 
 
 @dataclass(frozen=True)
@@ -103,10 +104,14 @@ class Compiler:
 
 @dataclass(frozen=True)
 class HostCompiler:
-    """A C compiler for this machine; `argv` is followed by flags and files."""
+    """A C compiler for this machine; `argv` is followed by flags and files.
+
+    native  flags that make code for this very processor; only for integer arithmetic, which no flag changes
+    """
 
     name: str
     argv: tuple[str, ...]
+    native: tuple[str, ...] = ()
 
 
 @lru_cache(maxsize=1)
@@ -145,7 +150,8 @@ def host_compiler() -> HostCompiler:
     """Return a C compiler that makes shared libraries for this host.
 
     $CC if set, else cc, gcc or clang, else zig, each tried on a one-line library first. zig is told to use
-    the baseline CPU, so that results do not depend on the machine. Raises MissingToolError if none works.
+    the baseline CPU, so that results do not depend on the machine. What it refuses of flags for this very
+    processor is left out. Raises MissingToolError if none works.
     """
     candidates = [(os.environ["CC"], os.environ["CC"].split())] if os.environ.get("CC") else []
     candidates += [(name, [path]) for name in ("cc", "gcc", "clang") if (path := shutil.which(name))]
@@ -154,7 +160,9 @@ def host_compiler() -> HostCompiler:
         candidates.append(("zig", [*zig, "cc", "-mcpu=baseline"]))
     for name, argv in candidates:
         if _makes_libraries(argv):
-            return HostCompiler(name, tuple(argv))
+            native = (flags for flags in _NATIVE if name != "zig" or flags != ("-march=native",))
+            taken = next((flags for flags in native if _makes_libraries([*argv, *flags])), ())
+            return HostCompiler(name, tuple(argv), taken)
     raise MissingToolError("The host-c backend needs a C compiler; get one with `pip install ziglang`.")
 
 

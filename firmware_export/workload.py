@@ -1,9 +1,9 @@
 """What the layers of a network have to do in a step, in numbers that instructions grow with.
 
-Bits of weights and the precision of activations are part of it: the kernel that a layer gets decides.
+Bits and order of weights and the precision of activations are part of it: the kernel of a layer decides.
 """
 
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 
 import numpy as np
 
@@ -18,7 +18,8 @@ from edgeqrl.network.layers import (
     TransposeConv,
 )
 from edgeqrl.network.layers.window import Window
-from firmware_export.emit.params import executed_layers, weight_bits_of
+from firmware_export.emit.orders import ANY, ORDERS, ROWS, TILE, has_usual_scales, variant_of
+from firmware_export.emit.params import executed_layers, orders_of, weight_bits_of
 from firmware_export.emit.weights import UNITS, UNPACKED, groups_of
 
 _PAIR = 2  # channels that share each load of a value, where weights are not packed
@@ -32,10 +33,11 @@ class Work:
     calls: int = 1
     macs: int = 0  # of all channels that the kernel computes: it has no half pair and no part of a unit
     outputs: int = 0  # elements that are rescaled or looked up
-    runs: int = 0  # calls of the inner loop
-    padded: int = 0  # weights of a channel pair or unit that meet padding
-    summed: int = 0  # inputs that packed weights want the sum of, as their fields have no sign
+    runs: int = 0  # calls of the inner loop; of an order, runs of inputs that are copied to a column
+    padded: int = 0  # weights of a channel pair or unit that meet padding; inputs that are copied by bytes
+    summed: int = 0  # inputs that are summed, as fields of packed weights have no sign, or made a column
     positions: int = 0  # of a window, whose place is found first
+    searched: int = 0  # of these, where an order looks for what lies inside the input
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -48,15 +50,19 @@ def workload(policy: IntegerPolicy) -> tuple[Work, ...]:
     network, layers = policy.network, executed_layers(policy)
     seen = sum(part.size // 3 if part.image else part.size for part in policy.parts)
     acted = sum(network.tensors[name].size for name in policy.network.outputs)
-    of_layers = zip(layers, weight_bits_of(policy), strict=True)
-    return (Work("edge", outputs=seen + acted), *(work_of(layer, network, bits) for layer, bits in of_layers))
+    of_layers = zip(layers, weight_bits_of(policy), orders_of(policy), strict=True)
+    works = (work_of(layer, network, bits, order) for layer, bits, order in of_layers)
+    return (Work("edge", outputs=seen + acted), *works)
 
 
-def work_of(layer: Layer, network: IntegerNetwork, bits: int = UNPACKED) -> Work:
-    """Return what `layer` does with weights of so many bits in flash."""
+def work_of(layer: Layer, network: IntegerNetwork, bits: int = UNPACKED, order: str = ROWS) -> Work:
+    """Return what `layer` does with weights of so many bits in flash, in an order of `orders.ORDERS`."""
     dtype = network.tensors[layer.inputs[0]].dtype
     suffix = "s16" if dtype == "int16" else "s8"
     outputs = network.tensors[layer.output].size
+    if order != ROWS:
+        assert isinstance(layer, Dense | Conv2D)
+        return _ordered(layer, network, order)
     if isinstance(layer, Lookup | Interpolation):
         return Work(f"table {suffix}", outputs=outputs)
     if isinstance(layer, Dense):
@@ -68,6 +74,39 @@ def work_of(layer: Layer, network: IntegerNetwork, bits: int = UNPACKED) -> Work
     if isinstance(layer, TransposeConv):
         return _transpose_conv(layer, f"conv w{bits} {suffix}", outputs)
     return Work("other", outputs=outputs)
+
+
+def _ordered(layer: Dense | Conv2D, network: IntegerNetwork, order: str) -> Work:
+    """Count whole tiles and columns: what is padded is computed, too."""
+    name, source = order.removesuffix(ANY), network.tensors[layer.input]
+    variant, groups = variant_of(layer, source, order), groups_of(layer)
+    tiles = groups * -(-len(layer.weights) // groups // TILE)
+    columns = ORDERS[name].columns_of(int(layer.weights[0].size))
+    if isinstance(layer, Dense):
+        work = Work(f"dense {name}{variant} s8", summed=layer.rows * columns)
+        return _with_tiles(work, layer.rows * tiles, columns)
+    window, depth = layer.window, layer.weights.shape[3]
+    places, (taps, rows) = window.num_positions, _taps(window)
+    is_whole = window.dilation[1] == 1 and groups == 1
+    is_searched = rows < places * window.kernel[0] or taps < rows * window.kernel[1]
+    steps = (window.input_shape[3] * window.stride[1], window.input_shape[2] * window.input_shape[3])
+    run = depth * window.kernel[1] if is_whole else depth
+    by_words = not is_searched and not any(size % 4 for size in (*steps, run))
+    by_two = ORDERS[name].windows == 2 and groups == 1 and len(layer.weights) % TILE == 0
+    by_two = by_two and window.output_shape[2] > 1 and has_usual_scales(layer, source)
+    work = Work(
+        f"conv {name}{variant}{' by two' * by_two} s8",
+        runs=(rows if is_whole else taps) * groups,
+        padded=0 if by_words else places * columns * groups,
+        summed=places * groups * columns,
+        positions=places,
+        searched=places * is_searched,
+    )
+    return _with_tiles(work, places * tiles, columns)
+
+
+def _with_tiles(work: Work, tiles: int, columns: int) -> Work:
+    return replace(work, macs=tiles * TILE * columns, outputs=tiles * TILE)
 
 
 def _dense(layer: Dense, kind: str, bits: int) -> Work:

@@ -16,6 +16,7 @@ from edgeqrl.network.ir import IntegerNetwork, Layer
 from edgeqrl.network.reference import Reference
 from firmware_export.emit import runtime_sources
 from firmware_export.emit.kernels import layer_code
+from firmware_export.emit.orders import ROWS
 from firmware_export.emit.packing import BLOCK, Call, LayerCode, Rows
 from firmware_export.emit.render import _c_row
 from firmware_export.emit.weights import UNPACKED
@@ -31,6 +32,7 @@ from tests.c_build import (
 Array = NDArray[Any]
 RUNTIME = runtime_sources()
 CANARY = 0xA5
+COPY = "eqrl_copy.c"  # which other files use
 MARGIN = 32  # bytes of canaries on both sides of an output
 
 
@@ -43,32 +45,43 @@ class Case:
     inputs: tuple[Array, ...]  # in the layer's order, without a sample axis
     expected: Array
     bits: int = UNPACKED  # of the weights in the block
+    order: str = ROWS  # of these weights
 
     @property
     def code(self) -> LayerCode:
         """Return how generated code calls the kernel."""
-        return layer_code(self.layer, self.network, self.bits)
+        return layer_code(self.layer, self.network, self.bits, self.order)
+
+
+def with_copy(files: Sequence[str]) -> list[str]:
+    """Return files of the runtime with the one that others use."""
+    return list(dict.fromkeys((*files, COPY)))
 
 
 def compile_runtime(folder: Path, files: Sequence[str], *, long_multiply: int) -> ctypes.CDLL:
     """Return the kernels of some files of the runtime as a shared library."""
     write_files(folder, RUNTIME)
     flags = ["-std=c99", "-O2", "-fPIC", "-shared", f"-DEQRL_HAS_LONG_MULTIPLY={long_multiply}"]
-    run([*host_compiler().argv, *flags, *files, "-o", "runtime.lib"], folder)
+    run([*host_compiler().argv, *flags, *with_copy(files), "-o", "runtime.lib"], folder)
     return ctypes.CDLL(str(folder / "runtime.lib"))
 
 
-def cases(network: IntegerNetwork, values: dict[str, Array], bits: int = UNPACKED) -> list[Case]:
+def cases(
+    network: IntegerNetwork, values: dict[str, Array], bits: int = UNPACKED, order: str = ROWS
+) -> list[Case]:
     """Return each layer of `network` on each sample of values [N, *shape]."""
     answers = Reference(network).run_all(values)
     count = len(next(iter(values.values())))
     constants = {name: np.repeat(c[None], count, axis=0) for name, c in network.constants.items()}
     answers = {**answers, **constants}
     return [
-        Case(layer, network, tuple(answers[name][i] for name in layer.inputs), answers[layer.output][i], bits)
+        Case(
+            layer, network, tuple(answers[name][i] for name in layer.inputs), answers[layer.output][i], bits,
+            order,
+        )
         for layer in network.layers
         for i in range(count)
-    ]
+    ]  # fmt: skip
 
 
 def require_equal(library: ctypes.CDLL, found: Sequence[Case], *, in_place: int | None = None) -> int:
@@ -79,7 +92,8 @@ def require_equal(library: ctypes.CDLL, found: Sequence[Case], *, in_place: int 
         block = np.frombuffer(code.block, "<u4").copy()
         inputs = [np.ascontiguousarray(values) for values in case.inputs]
         inputs = [np.frombuffer(values.tobytes(), values.dtype).copy() for values in inputs]
-        room = np.full(case.expected.nbytes + 2 * MARGIN, CANARY, np.uint8)
+        room = np.full(case.expected.nbytes + code.behind_output + 2 * MARGIN, CANARY, np.uint8)
+        scratch = np.full((code.scratch_bytes or 0) + 2 * MARGIN, CANARY, np.uint8)
         if in_place is not None:
             room[MARGIN:-MARGIN] = inputs[in_place].view(np.uint8)
             inputs[in_place] = room[MARGIN:-MARGIN]
@@ -87,11 +101,15 @@ def require_equal(library: ctypes.CDLL, found: Sequence[Case], *, in_place: int 
             operands = [address(block if i == BLOCK else inputs[i]) for i in call.operands]
             arguments = [_argument(argument) for argument in call.arguments]
             output = ctypes.c_void_p(room.ctypes.data + MARGIN)
-            getattr(library, call.function)(*operands, output, *arguments)
-        output_values = room[MARGIN:-MARGIN].copy().view(case.expected.dtype)
+            column = ctypes.c_void_p(scratch.ctypes.data + MARGIN if code.scratch_bytes else None)
+            scratches = () if code.scratch_bytes is None else (column,)
+            getattr(library, call.function)(*operands, output, *scratches, *arguments)
+        output_values = room[MARGIN : MARGIN + case.expected.nbytes].copy().view(case.expected.dtype)
         np.testing.assert_array_equal(output_values, case.expected.ravel(), err_msg=_named(case.layer))
         assert (room[:MARGIN] == CANARY).all(), case.layer
         assert (room[-MARGIN:] == CANARY).all(), case.layer
+        assert (scratch[:MARGIN] == CANARY).all(), case.layer
+        assert (scratch[-MARGIN:] == CANARY).all(), case.layer
     return sum(case.expected.size for case in found)
 
 
@@ -108,7 +126,7 @@ def require_clean(
     argv = [*c_compiler(compiler), "-std=c99", "-g1"]
     sanitize = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     kernels = [*argv, "-O1", *sanitize, f"-DEQRL_HAS_LONG_MULTIPLY={long_multiply}"]
-    objects = compile_objects(kernels, files, folder)
+    objects = compile_objects(kernels, [*with_copy(files)], folder)
     objects += compile_objects([*argv, "-O0"], ["cases.c"], folder)
     run([*argv, *sanitize, *objects, "-o", "program"], folder)
     assert run(["./program"], folder) == "passed\n"
@@ -152,16 +170,22 @@ def _case_function(number: int, case: Case) -> str:
             values = "".join(_OCTAL[byte] for byte in content)  # faster to compile than numbers
             text += f'    static const unsigned char {name}_bytes[{len(content)}] = "{values}";\n'
             text += f"    void *const {name} = copied({name}_bytes, sizeof {name}_bytes);\n"
-    text += f"    void *const output = malloc({case.expected.nbytes}u);\n"
+    text += f"    void *const output = malloc({case.expected.nbytes + code.behind_output}u);\n"
+    outputs = ["output"]
+    if code.scratch_bytes is not None:
+        outputs.append("column")
+        room = f"calloc(1u, {code.scratch_bytes}u)" if code.scratch_bytes else "NULL"
+        text += f"    void *const column = {room};\n"
     for i, call in enumerate(code.all_calls(len(case.inputs))):
-        text += _call_text(i, call)
+        text += _call_text(i, call, outputs)
     text += f"    if (memcmp(output, expected, {case.expected.nbytes}u) != 0) {{\n"
-    text += f'        puts("case {number} differs");\n        exit(1);\n    }}\n    free(output);\n'
+    text += f'        puts("case {number} differs");\n        exit(1);\n    }}\n'
+    text += "".join(f"    free({name});\n" for name in outputs)
     text += "".join(f"    free({name});\n" for name, content in zip(names, data, strict=True) if content)
     return text + "}\n"
 
 
-def _call_text(number: int, call: Call) -> str:
+def _call_text(number: int, call: Call, outputs: list[str]) -> str:
     text, arguments = "", []
     for place, argument in enumerate(call.arguments):
         if isinstance(argument, Rows):
@@ -171,7 +195,7 @@ def _call_text(number: int, call: Call) -> str:
         else:
             arguments.append(f"{argument}u")
     operands = ["block" if i == BLOCK else f"input_{i}" for i in call.operands]
-    return text + f"    {call.function}({', '.join([*operands, 'output', *arguments])});\n"
+    return text + f"    {call.function}({', '.join([*operands, *outputs, *arguments])});\n"
 
 
 def _named(layer: Layer) -> str:
@@ -199,7 +223,7 @@ def compile_traced(folder: Path, files: Sequence[str], compiler: str, level: str
     write_files(folder, {**RUNTIME, "hook.c": _HOOK})
     flags = ["-std=c99", level, "-fPIC", "-DEQRL_HAS_LONG_MULTIPLY=0"]
     traced = [*c_compiler(compiler), *flags, "-fsanitize-coverage=trace-pc"]
-    objects = compile_objects(traced, files, folder)
+    objects = compile_objects(traced, [*with_copy(files)], folder)
     run([*c_compiler(compiler), *flags, "-shared", "hook.c", *objects, "-o", "traced.lib"], folder)
     return ctypes.CDLL(str(folder / "traced.lib"))
 
@@ -239,8 +263,9 @@ def undefined_symbols(
             with (folder / "object.o").open("rb") as file:
                 table = ELFFile(file).get_section_by_name(".symtab")
                 names = {s.name for s in table.iter_symbols() if s["st_shndx"] == "SHN_UNDEF"}
-            if names - {""}:
-                found[f"{' '.join(target)} {path}"] = names - {""}
+            names -= {"", "eqrl_copy"}  # of eqrl_copy.c, which every image has
+            if names:
+                found[f"{' '.join(target)} {path}"] = names
     return found
 
 

@@ -9,7 +9,7 @@ import pytest
 from edgeqrl.backends.worker import Worker
 from edgeqrl.errors import ConverterError
 from edgeqrl.quantize import tflite
-from firmware_export import build
+from firmware_export import bare_image, build
 from firmware_export.linux import package
 from tests.compile_cache import build_once
 
@@ -77,7 +77,7 @@ def _one_converter() -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def _objects_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        for module in (build, package):
+        for module in (bare_image, build, package):
             patch.setattr(module, "run_compiler", build_once)
         yield
 

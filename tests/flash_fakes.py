@@ -13,6 +13,7 @@ from firmware_export.board import Board
 from firmware_export.build import Firmware
 from firmware_export.fit import FirmwareSizes
 from firmware_export.images import hex_image
+from firmware_export.placement import place
 from firmware_export.uf2 import write_uf2
 
 _PROGRAM = """#!{python}
@@ -70,7 +71,15 @@ def some_firmware(board: Board, size: int = 5000, start: int | None = None) -> F
     first = min(region.start for region in regions) if start is None else start
     content = bytes((7 * place + place // 256) % 251 for place in range(size))
     return Firmware(
-        "robot", board.name, b"\x7fELF", content, first, FirmwareSizes(size, 0, 0), "none 0", False
+        "robot",
+        board.name,
+        b"\x7fELF",
+        content,
+        first,
+        FirmwareSizes(size, 0, 0),
+        "none 0",
+        False,
+        place(board),
     )
 
 

@@ -15,7 +15,8 @@ def stack(rng: np.random.Generator, bits: tuple[int, ...], sizes: tuple[int, ...
     layers = []
     for i, some in enumerate(bits):
         _, bias, *numbers = linear_numbers(rng, (sizes[i + 1], sizes[i]), "int8")
-        weights = rng.choice([-(2 ** (some - 1)), 0, 2 ** (some - 1) - 1], (sizes[i + 1], sizes[i]))
+        low = max(-(2 ** (some - 1)), -127)  # two of -128 have no lane
+        weights = rng.choice([low, 0, 2 ** (some - 1) - 1], (sizes[i + 1], sizes[i]))
         layers.append(Dense(str(i + 1), str(i), str(i + 1), weights.astype(np.int8), bias, *numbers))
     return IntegerNetwork({t.name: t for t in tensors}, ("0",), (str(len(bits)),), tuple(layers))
 

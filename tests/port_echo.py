@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from firmware_export import build
+from firmware_export import build, placement
 from firmware_export.build import Firmware
 from firmware_export.elf import read_elf
 from firmware_export.emulators.qemu import qemu_command
@@ -53,7 +53,8 @@ def echo(board_name: str, compiler: str = "zig") -> Firmware:
     assert not forbidden_instructions(elf, target.core, target.fpu)
     start, flat = build._flat(elf, target)
     sizes = FirmwareSizes(len(flat), 0, 0)
-    return Firmware("echo", board_name, data, flat, start, sizes, compiler, target.runs_from_ram)
+    in_ram = target.runs_from_ram
+    return Firmware("echo", board_name, data, flat, start, sizes, compiler, in_ram, placement.place(target))
 
 
 class Talk:

@@ -17,7 +17,8 @@ from edgeqrl.errors import DataError, EdgeQRLError, UsageError
 from edgeqrl.files import sha256
 from edgeqrl.stages import Settings
 from firmware_export import toolchain
-from tests.firmware import one_by_default
+from tests.firmware import one_by_default, require_qemu
+from tests.test_report_schema import faults_of
 
 CARTPOLE = ("zoo:cartpole-dqn", "--env", "CartPole-v1")
 # Terms under which a dozen episodes decide.
@@ -148,6 +149,62 @@ def test_board_of_ones_own_is_named_again_to_emulate(
     assert (code, "'mine'" in sentence) == (2, True)
 
 
+def test_placement_is_kept_in_the_manifest_and_emulated(
+    fresh: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    placed = ["--place", "weights=ccm", "--place", "arena=ccm"]
+    assert run(["build", str(fresh), "--board", "stm32f4discovery", *placed, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["placement"] == {"code": "flash", "weights": "ccm", "arena": "ccm"}
+    assert [use["name"] for use in facts["regions"]] == ["flash", "ram", "ccm"]
+    assert facts["realtime"]["stack"]["exceptions"]["frame_bytes_in_use"] == 108
+    manifest = json.loads((fresh / "manifest.json").read_text())
+    assert manifest["placement"] == {"weights": "ccm", "arena": "ccm"}
+    elf = (fresh / "firmware" / "cartpole_dqn.elf").read_bytes()
+    assert run(["emulate", str(fresh), "--episodes", "1"]) == 0
+    capsys.readouterr()
+    report = report_of(fresh)
+    assert faults_of("report", report) == []
+    assert report["firmware"]["placement"] == facts["placement"]
+    assert report["realtime"]["time"]["weights_in"] == "ccm"
+    assert report["firmware"]["regions"][2]["bytes"] > 4480
+    assert run(["build", str(fresh), "--board", "stm32f4discovery", *placed]) == 0
+    shown = capsys.readouterr().out
+    assert "of 65,536 B of ccm" in shown
+    assert "(108 B with the FPU in use)" in shown
+    assert (fresh / "firmware" / "cartpole_dqn.elf").read_bytes() == elf
+    assert run(["build", str(fresh), "--board", "stm32f4discovery"]) == 0
+    assert json.loads((fresh / "manifest.json").read_text())["placement"] == {}
+    assert run(["export", str(fresh)]) == 0
+    assert "placement" not in json.loads((fresh / "manifest.json").read_text())
+
+
+def test_twin_of_a_board_with_more_memories_runs_the_same_policy(fresh: Path) -> None:
+    require_qemu("mps2-an500")
+    placed = ["--place", "code=itcm", "--place", "weights=dtcm", "--place", "arena=dtcm"]
+    assert run(["build", str(fresh), "--board", "nucleo-h743zi", *placed]) == 0
+    assert run(["emulate", str(fresh), "--episodes", "1", "--engine", "qemu"]) == 0
+    assert report_of(fresh)["emulation"]["acts_as"] == "host-c"
+
+
+@pytest.mark.parametrize(
+    ("board", "place", "said"),
+    [
+        ("stm32f4discovery", "code=ccm", "'ccm' of stm32f4discovery cannot hold code"),
+        ("stm32f4discovery", "code=ramm", "did you mean 'ram'?"),
+        ("stm32f4discovery", "codes=ram", "did you mean 'code'?"),
+        ("esp32", "code=ram", "--place is for boards whose firmware is linked here"),
+    ],
+)
+def test_placement_that_cannot_be_is_one_sentence(
+    board: str, place: str, said: str, fresh: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (fresh / "manifest.json").read_bytes()
+    code, sentence = failure(capsys, "build", fresh, "--board", board, "--place", place)
+    assert (code, said in " ".join(sentence.split())) == (2, True), sentence
+    assert (fresh / "manifest.json").read_bytes() == before
+
+
 def test_json_is_one_document_on_standard_output(fresh: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["validate", str(fresh), *LENIENT, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["verdict"] == "PASS"
@@ -224,6 +281,8 @@ def test_dry_run_flash_says_what_it_would_write(fresh: Path, tmp_path: Path) -> 
         (["convert", "zoo:cartpole-dqm", "--env", "CartPole-v1"], 2, "cartpole-dqn"),
         (["convert", "zoo:cartpole-dqn", "--env", "CartPol-v1"], 2, "CartPole"),
         (["convert", *CARTPOLE, "--board", "rpi-pica"], 2, "rpi-pico"),
+        (["convert", *CARTPOLE, "--place", "code=ram"], 2, "--place goes with --board"),
+        (["convert", *CARTPOLE, "--board", "rpi-pico", "--place", "arena=flash"], 2, "cannot hold arena"),
         (["convert", *CARTPOLE, "--episodes", "0"], 2, "episodes"),
         (["convert", *CARTPOLE, "--calibration-episodes", "0"], 2, "episode"),
         (["convert", *CARTPOLE, "--emulated-episodes", "-1"], 2, "emulated"),

@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,10 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgeqrl.backends import emulated
-from edgeqrl.backends.emulated import EmulatedPolicy, bench_network, open_network, open_policy
+from edgeqrl.backends.emulated import EmulatedPolicy, open_network, open_policy
 from edgeqrl.backends.network_policy import NetworkPolicy
-from edgeqrl.cli.main import run
-from edgeqrl.errors import DeviceError, MissingToolError, UsageError
+from edgeqrl.errors import DeviceError, MissingToolError
 from edgeqrl.network.edges import quantize_observations
 from edgeqrl.network.integer_policy import IntegerPolicy
 from edgeqrl.network.read_tflite import read_tflite
@@ -160,35 +158,6 @@ def test_params_are_replaced_at_run_time(device: EmulatedPolicy) -> None:
         device.step(observations)
     assert device.emulated.init() == 0
     np.testing.assert_array_equal(device.step(observations)[0], old)
-
-
-def test_bench_measures_one_inference() -> None:
-    tflite = random_dense_tflite(np.random.default_rng(0), [4, 8, 2], ["RELU", "NONE"])
-    found = bench_network(tflite, "cortex-m0plus")
-    assert found["macs"] == 48
-    assert 48 < found["instructions"] < 10_000
-    assert 0 < found["measured_stack_bytes"] <= found["stack_bytes"]
-    with pytest.raises(UsageError, match="did you mean 'cortex-m55'"):
-        bench_network(tflite, "cortex-m5")
-
-
-def test_bench_is_told_in_words_and_fits_the_terminal(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.chdir(tmp_path)
-    place = Path("net.tflite")
-    place.write_bytes(random_dense_tflite(np.random.default_rng(0), [4, 8, 2], ["RELU", "NONE"]))
-    assert run(["bench", str(place), "--core", "cortex-m0plus"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert all(len(line) <= 80 for line in lines)
-    for label in ("time, estimate", "stack, bound / measured", "RAM, without stack", "flash"):
-        assert any(line.startswith(f"│ {label} ") for line in lines), label
-    assert not any("_" in line for line in lines)
-    assert "RAM is its state and buffers" in lines[-2]
-    place.write_bytes(b"no network")
-    assert run(["bench", str(place)]) == 12
-    assert capsys.readouterr().err.startswith("error: 'net.tflite' is not a .tflite file")
 
 
 def test_missing_unicorn_is_one_sentence_with_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:

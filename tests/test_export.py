@@ -74,7 +74,7 @@ def test_files_are_those_that_the_readme_lists() -> None:
     alpha, _ = policies()
     files = export_sources(alpha, TFLITE, golden=golden_for(alpha))
     kernels = {code.source for code in plan_params(alpha).codes}
-    runtime = sorted({*kernels, "eqrl_edges.c", "eqrl_guard.c", "eqrl_params.c"})
+    runtime = sorted({*kernels, "eqrl_copy.c", "eqrl_edges.c", "eqrl_guard.c", "eqrl_params.c"})
     expected = {
         "alpha.h",
         "alpha.c",

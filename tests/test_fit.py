@@ -11,9 +11,12 @@ from firmware_export.fit import (
     FirmwareSizes,
     estimate_sizes,
     estimate_us,
+    known_sizes,
+    region_uses,
     require_fits,
     timing_model,
 )
+from firmware_export.placement import place
 from tests.c_policies import random_policy
 from tests.firmware import ALL_BOARDS, board, firmware, policy, sources, three_cores
 
@@ -32,6 +35,39 @@ def test_what_does_not_fit_is_refused_with_the_numbers(sizes: FirmwareSizes, sai
 
 def test_what_fills_the_board_exactly_fits() -> None:
     require_fits(FirmwareSizes(2 * 1024 * 1024, 270_000, 336), board("rpi-pico"))
+
+
+def test_each_region_is_checked_and_told_by_its_name() -> None:
+    target = board("stm32f4discovery")
+    sizes = FirmwareSizes(1000, 131_000, 100, {"ccm": 65_540})
+    with pytest.raises(BoardFitError, match=r"RAM: 131,000 .*; ccm: 65,540 bytes needed, 65,536 there"):
+        require_fits(sizes, target)
+    require_fits(replace(sizes, ram_bytes=130_972, regions={"ccm": 65_536}), target)
+    flash, ram, ccm = region_uses(sizes, target)
+    assert (flash["name"], flash["bytes"], flash["available_bytes"]) == ("flash", 1000, 2**20)
+    assert (ram["name"], ram["bytes"], ram["stack_bytes"]) == ("ram", 131_000, 100)
+    assert ccm == {
+        "name": "ccm", "kind": "ram", "bytes": 65_540, "stack_bytes": 0, "available_bytes": 65_536
+    }  # fmt: skip
+
+
+def test_null_of_a_memory_at_address_0_is_not_available() -> None:
+    uses = region_uses(FirmwareSizes(0, 0, 0, {"itcm": 1}), board("nucleo-h743zi"))
+    assert uses[-1]["available_bytes"] == 65_536 - 32
+
+
+def test_what_is_known_before_compiling_counts_in_its_region() -> None:
+    target = board("stm32f4discovery")
+    assert known_sizes(100, 20, 3, target, {}) == FirmwareSizes(100, 23, 0)
+    apart = known_sizes(100, 20, 3, target, {"arena": "ccm", "weights": "ccm"})
+    assert apart == FirmwareSizes(100, 3, 0, {"ccm": 120})
+    assert known_sizes(100, 20, 3, target, {"weights": "ram"}) == FirmwareSizes(100, 123, 0)
+    large = random_policy(np.random.default_rng(1), (16, 300, 300, 4), name="large")
+    require_policy_fits(large, target, placement={"weights": "ram"})
+    with pytest.raises(
+        BoardFitError, match=r"ccm: 101,920 bytes needed, 65,536 there\): use .*another --place"
+    ):
+        require_policy_fits(large, target, placement={"weights": "ccm"})
 
 
 @pytest.mark.parametrize("name", three_cores(ALL_BOARDS))
@@ -62,11 +98,22 @@ def test_wait_states_of_the_memory_that_code_runs_from_count() -> None:
     assert timing_model(target).cycles_per_instruction == pytest.approx(expected)
     assert timing_model(target).name == "1.3 cycles an instruction and 1.6 of wait states"
     assert estimate_us(100, target) == pytest.approx(100 * expected)
-    assert timing_model(target, runs_from_ram=True).cycles_per_instruction == 1.3
+    in_ram = place(target, runs_from_ram=True)
+    assert timing_model(target, placement=in_ram).cycles_per_instruction == 1.3
+    weights_alone = place(target, {"weights": "ram"})
+    assert timing_model(target, placement=weights_alone).cycles_per_instruction == pytest.approx(
+        1.3 + 2 * 3 / 4
+    )
+    code_alone = place(target, {"code": "ram"})
+    assert timing_model(target, placement=code_alone).cycles_per_instruction == pytest.approx(
+        1.3 + 2 * 0.25 / 4
+    )
     cached = replace(target, regions=(replace(flash, cache_bytes=1024, read_bytes=16), ram))
     assert timing_model(cached).cycles_per_instruction == pytest.approx(1.3 + 2 * 0.25 / 16)
     slow_ram = replace(target, regions=(replace(flash, wait_states=0), replace(ram, wait_states=5)))
     assert timing_model(slow_ram).cycles_per_instruction == pytest.approx(1.3 + 5 * 0.4)
+    fast = replace(slow_ram, regions=(*slow_ram.regions, Region("dtcm", 2**30, 4096, "ram", 0)))
+    assert timing_model(fast, placement=place(fast, {"arena": "dtcm"})).cycles_per_instruction == 1.3
 
 
 def test_policy_that_is_too_slow_is_refused_before_it_is_compiled() -> None:

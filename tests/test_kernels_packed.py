@@ -243,7 +243,7 @@ def test_packed_networks_equal_the_reference_on_a_core_in_one_trace(
     target, rng = board(board_name), np.random.default_rng(len(board_name))
     if target.core not in UNICORN_CORES:
         require_qemu(board_name)  # it traps unaligned accesses
-    monkeypatch.setattr("firmware_export.emit.params.choose_bits", lambda layers, network: needed(layers))
+    monkeypatch.setattr("firmware_export.emit.params.choose_bits", lambda layers, *_: needed(layers))
     for dtype, compiler in zip(DTYPES, ("zig", gcc_of(board_name)), strict=True):
         network = network_of(rng, dtype, (4, 3, 2), 3)
         values = {"t0": random_values(rng, network.tensors["t0"], 6)}

@@ -21,7 +21,7 @@ DOCS = Path(__file__).parent.parent / "docs" / "boards.md"
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    (text,) = re.findall(r"^```toml\n(.*?)^```", DOCS.read_text(), re.MULTILINE | re.DOTALL)
+    text, _ = re.findall(r"^```toml\n(.*?)^```", DOCS.read_text(), re.MULTILINE | re.DOTALL)
     place = tmp_path_factory.mktemp("board") / "olimex-h405.toml"
     place.write_text(text)
     return place
@@ -56,5 +56,5 @@ def test_firmware_is_built_for_it_and_acts_as_the_host(new: Board) -> None:
 def test_command_shows_it_from_its_file(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["boards", str(path)]) == 0
     shown = capsys.readouterr().out
-    for part in ("olimex-h405", "reserved", "crystal", "st-flash", "unicorn"):
+    for part in ("olimex-h405", "--place: weights, arena", "crystal", "st-flash", "unicorn"):
         assert part in shown

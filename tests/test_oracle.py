@@ -40,7 +40,7 @@ def test_converted_networks_equal_the_witness(path: Path, runtime: str) -> None:
 
 
 def test_there_are_converted_networks() -> None:
-    assert len(CONVERTED) == 3
+    assert len(CONVERTED) == 4
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])

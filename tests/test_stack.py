@@ -5,7 +5,7 @@ import pytest
 
 from edgeqrl.backends.emulated import EmulatedPolicy
 from firmware_export.elf import CodeRange, Elf, Segment, Symbol, read_elf
-from firmware_export.stack import UnboundedStack, stack_bound
+from firmware_export.stack import UnboundedStack, reached, stack_bound
 from tests.c_policies import random_observations
 from tests.firmware import BOARDS, board, firmware, policy
 
@@ -55,9 +55,29 @@ def test_tail_call_counts_after_the_frame_is_gone() -> None:
 
 
 @pytest.mark.parametrize(
+    ("veneer", "pushed"),
+    [
+        ("f240 1c14 f2c0 0c00 4760 46c0 46c0 46c0", 0),  # movw, movt ip, #0x114; bx ip
+        ("f85f f000 0115 0000 46c0 46c0 46c0 46c0", 0),  # ldr.w pc, [pc]
+        ("b401 4802 4684 bc01 4760 46c0 0115 0000", 4),
+        ("b403 4801 9001 bd01 0115 0000 46c0 46c0", 8),
+    ],
+)
+def test_veneer_is_passed_through(veneer: str, pushed: int) -> None:
+    """To g, which pushes seven registers, or none: what the veneer itself pushes is popped before."""
+    elf = image(v=veneer, e="46c0 46c0", g="b53f bd3f")  # g: push {r0-r5, lr}; at 0x114
+    assert elf.symbols["g"].address == 0x114
+    assert stack_bound(elf, "v") == 28
+    shallow = image(v=veneer, e="46c0 46c0", g="4770")
+    assert stack_bound(shallow, "v") == pushed
+    assert {i.address for i in reached(elf, "v")} >= {0x100, 0x114}
+
+
+@pytest.mark.parametrize(
     ("functions", "said"),
     [
         ({"f": "b500 f7ff fffd bd00"}, "calls itself"),
+        ({"f": "f240 1c01 f2c0 0c00 4760"}, "calls itself"),  # a veneer to itself
         ({"f": "b500 4798 bd00"}, "jumps through a pointer"),
         ({"f": "b500 e7fd"}, "pushes in a loop"),
         ({"f": "46a5 4770"}, "sets SP to an unknown value"),

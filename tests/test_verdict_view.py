@@ -25,6 +25,7 @@ FIRMWARE = {
     "stack_bytes": 272,
     "flash_available_bytes": 1_048_576,
     "ram_available_bytes": 131_072,
+    "regions": [],
     "instructions": 83_152,
     "estimate": {"us": 4321.0, "model": "cpi", "clock_hz": 25_000_000},
 }

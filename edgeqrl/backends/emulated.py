@@ -1,6 +1,7 @@
 """The policy inside a board's own ELF, on an emulated core."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
@@ -17,16 +18,14 @@ from edgeqrl.network import structs
 from edgeqrl.network.integer_policy import IntegerPolicy
 from edgeqrl.network.ir import IntegerNetwork
 from edgeqrl.network.read_tflite import read_tflite
-from edgeqrl.network.reference import random_inputs, require_inputs
+from edgeqrl.network.reference import require_inputs
 from firmware_export.board import Board, load_board
 from firmware_export.build import Firmware, compile_firmware
-from firmware_export.elf import read_elf
 from firmware_export.emit import export_sources
-from firmware_export.emit.arena import plan_arena
+from firmware_export.emit.orders import order_of
+from firmware_export.emit.params import arena_bytes_of
 from firmware_export.emulators.emulator import EmulatedFirmware, Profile
-from firmware_export.fit import estimate_us, timing_model
-from firmware_export.stack import stack_bound
-from firmware_export.toolchain import Compiler, find_compiler
+from firmware_export.toolchain import Compiler
 
 _ALIGNMENT = 4  # of inputs and outputs in the board's RAM
 _POINTER_BYTES = 4  # of a 32-bit core: to the params, before the arena
@@ -165,7 +164,7 @@ class EmulatedNetwork:
         self.network = network
         self.board = board
         self.firmware = compile_firmware(
-            export_sources(policy_of_network(network), b""), board, compiler=compiler
+            export_sources(_for_core(policy_of_network(network), board.core), b""), board, compiler=compiler
         )
         self._inputs = RowLayout([network.tensors[name] for name in network.inputs], alignment=_ALIGNMENT)
         self._outputs = RowLayout([network.tensors[name] for name in network.outputs], alignment=_ALIGNMENT)
@@ -204,6 +203,7 @@ class EmulatedNetwork:
 
 def open_policy(policy: IntegerPolicy, core: str) -> EmulatedPolicy:
     """Export and build `policy` for the board that stands for `core`, and emulate it."""
+    policy = _for_core(policy, core)
     board = load_board(EMULATED_CORES[core], data_folder("boards"))
     firmware = compile_firmware(export_sources(policy, b""), board)
     return EmulatedPolicy(firmware, policy, board)
@@ -211,40 +211,15 @@ def open_policy(policy: IntegerPolicy, core: str) -> EmulatedPolicy:
 
 def open_network(tflite: bytes, core: str) -> EmulatedNetwork:
     """Build the network of a fully-integer `.tflite` for the board that stands for `core` and emulate it."""
-    return _open_network(read_tflite(tflite), core)
-
-
-def bench_network(tflite: bytes, core: str, *, compiler: str | None = None) -> dict[str, Any]:
-    """Measure one inference of a fully-integer `.tflite`: what `edgeqrl bench` shows.
-
-    Sizes are of the whole firmware; instructions and stack are of NAME_infer alone. Raises UsageError for an
-    unknown core or compiler.
-    """
-    network = read_tflite(tflite)
-    with _open_network(network, core, compiler) as device:
-        profile = device.profile(random_inputs(network, np.random.default_rng(0), 1))
-        firmware, board = device.firmware, device.board
-    return {
-        "core": core,
-        "board": board.name,
-        "compiler": firmware.compiler,
-        "macs": network.num_macs,
-        "instructions": profile.instructions,
-        "instructions_per_mac": round(profile.instructions / max(network.num_macs, 1), 2),
-        "estimate_us": round(estimate_us(profile.instructions, board), 1),
-        "estimate_model": f"{timing_model(board).name}, {board.clock_hz / 1e6:g} MHz",
-        "stack_bytes": stack_bound(read_elf(firmware.elf), f"{firmware.name}_infer"),
-        "measured_stack_bytes": profile.stack_bytes,
-        "flash_bytes": firmware.sizes.flash_bytes,
-        "ram_bytes": firmware.sizes.ram_bytes,
-    }
-
-
-def _open_network(network: IntegerNetwork, core: str, compiler: str | None = None) -> EmulatedNetwork:
     board = load_board(EMULATED_CORES[require_name("core", core, EMULATED_CORES)], data_folder("boards"))
-    return EmulatedNetwork(network, board, compiler=find_compiler(compiler, core=core))
+    return EmulatedNetwork(read_tflite(tflite), board)
+
+
+def _for_core(policy: IntegerPolicy, core: str) -> IntegerPolicy:
+    """Return the policy with its weights in the order of a core."""
+    return replace(policy, order=order_of(core))
 
 
 def _memory_offset(policy: IntegerPolicy) -> int:
     """Return where NAME_memory lies in NAME_state, on a 32-bit core."""
-    return _POINTER_BYTES + plan_arena(policy.network).total_bytes
+    return _POINTER_BYTES + arena_bytes_of(policy)

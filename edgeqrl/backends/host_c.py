@@ -4,6 +4,7 @@ import ctypes
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from edgeqrl.backends.network_policy import begin_episodes, dequantize_outputs
 from edgeqrl.backends.rows import RowLayout
+from edgeqrl.backends.single import SingleInference, single_inference
 from edgeqrl.errors import MissingToolError, UnsupportedOperatorError
 from edgeqrl.interfaces import State
 from edgeqrl.network.edges import ArgmaxEdge, ObservationEdge
@@ -24,6 +26,7 @@ from edgeqrl.network.structs import action_layout, observation_rows, read_action
 from firmware_export.contract import PolicyContract, num_features
 from firmware_export.emit import c_sources, export_sources
 from firmware_export.emit.host_batch import host_batch_source
+from firmware_export.emit.wide import WIDE
 from firmware_export.toolchain import HostCompiler, host_compiler, run_compiler
 
 Observations = NDArray[Any] | Mapping[str, NDArray[Any]]  # [N, *shape], or these by the names of parts
@@ -150,6 +153,10 @@ class HostC:
         assert status == 0, f"{self.policy.name}_infer returned {status}"
         return self._outputs.unpack(outputs)
 
+    def single(self) -> SingleInference:
+        """Return a function that infers one row a call in the shortest time, of `single_inference`."""
+        return single_inference(self._library, self.policy)
+
     def _function(self, name: str, *arguments: Any, result: Any = ctypes.c_int) -> Any:
         function = self._library[f"{self.policy.name}_{name}"]
         function.argtypes, function.restype = arguments, result
@@ -213,7 +220,7 @@ class HostCNetwork:
     def __init__(self, network: IntegerNetwork) -> None:
         """Compile `network`."""
         self.network = network
-        self.host = HostC(policy_of_network(network))
+        self.host = HostC(replace(policy_of_network(network), order=WIDE, weight_bits=()))
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Return every output [N, *shape] for inputs [N, *shape], by tensor name."""
@@ -262,15 +269,15 @@ def _load(policy: IntegerPolicy, contract: PolicyContract | None) -> ctypes.CDLL
                 _add_runtime_object(compiler, path, headers + sources[path], folder)
                 path = f"{path}.o"
             files.append(path)
-        _compile(compiler, [*files, "-shared", "-o", _LIBRARY], folder)
+        _compile(compiler, [*compiler.native, *files, "-shared", "-o", _LIBRARY], folder)
         return ctypes.CDLL(str(folder / _LIBRARY))  # stays mapped when the file goes
 
 
 def _add_runtime_object(compiler: HostCompiler, path: str, content: bytes, folder: Path) -> None:
     """Put the object of one runtime file into `folder`; all policies of a process share its compilation."""
-    key = (compiler.argv, path, content)
+    key = ((*compiler.argv, *compiler.native), path, content)
     if key not in _runtime_objects:
-        _compile(compiler, ["-c", path, "-o", f"{path}.o"], folder)
+        _compile(compiler, [*compiler.native, "-c", path, "-o", f"{path}.o"], folder)
         _runtime_objects[key] = (folder / f"{path}.o").read_bytes()
     (folder / f"{path}.o").write_bytes(_runtime_objects[key])
 

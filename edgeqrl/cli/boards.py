@@ -140,6 +140,8 @@ def _described(region: "Region") -> str:
         parts.append(f"erased by {region.erase_bytes:,} B, written by {region.program_bytes:,} B")
     if region.reserved:
         parts.append("reserved: never written")
+    elif region.name not in ("flash", "ram", "boot2"):
+        parts.append(f"--place: {', '.join(region.holds) or 'nothing'}")
     return "; ".join([*parts, *([region.note] if region.note else [])])
 
 

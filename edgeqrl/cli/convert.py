@@ -17,6 +17,7 @@ from edgeqrl.cli.options import (
     int4_option,
     json_option,
     output_option,
+    place_option,
     scheme_options,
     source_options,
     unpacked_option,
@@ -50,6 +51,7 @@ _RESULTS = ("policy.tflite", "src/", "firmware/", "raspberry/", "golden.npz", "r
     metavar="NAME",
     help="zig (default); also arm-none-eabi-gcc for Cortex-M, riscv64-unknown-elf-gcc for RISC-V.",
 )
+@place_option
 @json_option
 def convert(agent: str, board: str | None, output: Path, as_json: bool, **options: Any) -> int:
     """Calibrate, quantize, validate, export, build and emulate AGENT.
@@ -87,6 +89,7 @@ def settings_from(options: dict[str, Any]) -> Any:
     """Return the Settings that the options say; options that a command lacks keep their defaults."""
     from edgeqrl.stages import Settings
     from edgeqrl.validate.terms import Declared
+    from firmware_export.placement import parse_placement
 
     same_name = (
         "calibration_episodes",
@@ -113,6 +116,8 @@ def settings_from(options: dict[str, Any]) -> Any:
     chosen["is_unpacked"] = options.get("unpacked", False)
     if options.get("params_of") is not None:
         chosen["params_of"] = read_params_file(options["params_of"])
+    if options.get("place"):
+        chosen["placement"] = parse_placement(options["place"])
     if "fail_safe" in options:
         chosen["contract"] = contract_from(options)
     return Settings(**chosen)

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from edgeqrl.backends import EMULATED_CORES
-from edgeqrl.cli.facts import print_facts, where_it_differs
+from edgeqrl.cli.facts import print_facts, terminal_width, where_it_differs
 from edgeqrl.cli.options import FILE, json_option
 
 
@@ -56,26 +56,43 @@ def compare(network: Path, backends: str, samples: int, seed: int, as_json: bool
 
 @click.command()
 @click.argument("network", type=FILE)
-@click.option("--core", default="cortex-m4", show_default=True, help=f"One of {', '.join(EMULATED_CORES)}.")
+@click.option(
+    "--core",
+    default="cortex-m4",
+    show_default=True,
+    help=f"One of {', '.join(EMULATED_CORES)}; m4 is short for cortex-m4.",
+)
 @click.option(
     "--compiler", metavar="NAME", help="zig (default), arm-none-eabi-gcc or riscv64-unknown-elf-gcc."
 )
+@click.option(
+    "--optimize",
+    default="O2",
+    show_default=True,
+    metavar="LEVEL",
+    help="O1, O2, O3 or Os; firmware is built with O2, libraries of Arduino and PlatformIO with Os.",
+)
 @json_option
-def bench(network: Path, core: str, compiler: str | None, as_json: bool) -> None:
-    """Count instructions, flash, RAM and stack of one inference of NETWORK on a core."""
-    from edgeqrl.backends.emulated import bench_network
+def bench(network: Path, core: str, compiler: str | None, optimize: str, as_json: bool) -> None:
+    """Count instructions, flash, RAM and stack of one inference of NETWORK on a core.
+
+    Integers in, integers out: the engine alone, without start-up, edges or device loop.
+    """
+    from edgeqrl.backends.bench import bench_network
     from edgeqrl.cli.show import print_json, print_table
 
     data = read_network(network)
     with naming(network):
-        found: dict[str, Any] = bench_network(data, core, compiler=compiler)
+        found: dict[str, Any] = bench_network(data, core, compiler=compiler, optimize=optimize)
     if as_json:
         print_json(found)
         return
-    title = f"{network} on {core}: board {found['board']}, built by {found['compiler']}"
+    title = f"{network} on {found['core']}, built by {found['compiler']} with {optimize}"
     print_table(title, ["one inference", ""], _bench_rows(found), right=(1,))
-    click.echo("Flash is the whole image. RAM is its state and buffers, without stack; where the")
-    click.echo("image runs from RAM, as the Pico's may, code and weights count there, too.")
+    rows = _layer_rows(found, terminal_width())
+    print_table("instructions by layer", ["layer", "MACs", "instructions"], rows, right=(1, 2))
+    click.echo("Counted in an emulator; cycles are an estimate, by the model named. Code is all")
+    click.echo("that was linked beside the params; what boots the emulator counts nowhere.")
 
 
 @click.command()
@@ -156,13 +173,27 @@ def _require_apart(svg: Path, network: Path) -> None:
 
 
 def _bench_rows(found: Mapping[str, Any]) -> list[list[str]]:
+    flash = found["flash_bytes"]
     return [
         ["multiply-accumulates", f"{found['macs']:,}"],
         ["instructions", f"{found['instructions']:,}"],
         ["instructions a multiply-accumulate", f"{found['instructions_per_mac']:,}"],
-        ["time, estimate", f"{found['estimate_us']:,} us"],
-        ["model of the estimate", found["estimate_model"]],
-        ["stack, bound / measured", f"{found['stack_bytes']:,} / {found['measured_stack_bytes']:,} B"],
+        ["cycles, estimate", f"{found['cycles_estimate']:,}"],
+        ["model of the estimate", found["cycles_model"]],
+        ["flash: code + weights", f"{flash['code']:,} + {flash['weights']:,} = {flash['total']:,} B"],
         ["RAM, without stack", f"{found['ram_bytes']:,} B"],
-        ["flash", f"{found['flash_bytes']:,} B"],
+        ["stack, bound / measured", f"{found['stack_bytes']:,} / {found['measured_stack_bytes']:,} B"],
     ]
+
+
+def _layer_rows(found: Mapping[str, Any], width: int) -> list[list[str]]:
+    from edgeqrl.picture import layer_name, shortened
+
+    numbers = [(f"{layer['macs']:,}", f"{layer['instructions']:,}") for layer in found["layers"]]
+    taken = max((len(macs) for macs, _ in numbers), default=0) + len("instructions")
+    room = max(width - taken - 10, 16)
+    rows = [
+        [shortened(f"{layer['operator']} {layer_name(layer['name'])}", room), *cells]
+        for layer, cells in zip(found["layers"], numbers, strict=True)
+    ]
+    return [*rows, ["copies and calls", "", f"{found['instructions_other']:,}"]]

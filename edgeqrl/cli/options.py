@@ -21,6 +21,15 @@ output_option = click.option(
 board_option = click.option("--board", metavar="BOARD", help="A name from `edgeqrl boards`, or a .toml file.")
 
 
+place_option = click.option(
+    "--place",
+    multiple=True,
+    metavar="WHAT=REGION",
+    help="Put code, weights or arena into a region of the board, as weights=flash or arena=dtcm; `edgeqrl "
+    "boards NAME` lists them.",
+)
+
+
 def environment_options(command: Command) -> Command:
     """Add --env, --env-arg, --wrapper and --keep-wrapper."""
     for option in (

@@ -22,6 +22,7 @@ from edgeqrl.cli.options import (
     int4_option,
     json_option,
     output_option,
+    place_option,
     scheme_options,
     source_options,
     unpacked_option,
@@ -186,11 +187,19 @@ def validate(
     metavar="BIN",
     help="NAME_params.bin of an earlier export: make params that its code takes, or say why that cannot be.",
 )
+@click.option(
+    "--board",
+    metavar="BOARD",
+    help="Whose core the order of the weights is for; any core runs it.  [default: of a bundle, the last one "
+    "that it was built for; else none: plain rows]",
+)
 @contract_options
 @json_option
-def export(bundle: Path, as_json: bool, output: Path | None, name: str | None, **options: Any) -> None:
+def export(
+    bundle: Path, as_json: bool, output: Path | None, name: str | None, board: str | None, **options: Any
+) -> None:
     """Write the C99 sources of BUNDLE, or of any fully-integer .tflite network to -o DIR."""
-    from edgeqrl import stages
+    from edgeqrl import pipeline, stages
     from edgeqrl.bundle import edit_bundle
     from edgeqrl.errors import DataError, UsageError
 
@@ -203,7 +212,7 @@ def export(bundle: Path, as_json: bool, output: Path | None, name: str | None, *
             policy = quantized.integer_policy(is_masked=edited.fact("is_masked"))
             sources = stages.add_sources(
                 edited,
-                stages.state_packing(edited, policy, settings),
+                stages.state_packing(edited, policy, settings, pipeline.board_of(edited, board)),
                 quantized.tflite,
                 stages.read_calibration(edited),
                 settings,
@@ -218,7 +227,8 @@ def export(bundle: Path, as_json: bool, output: Path | None, name: str | None, *
             raise UsageError(
                 "A bare network has no contract: leave out --contract, --control-period, --fail-safe."
             )
-        sources = stages.export_network_file(bundle, output, name, settings_from(options))
+        for_board = None if board is None else pipeline.open_board(board)
+        sources = stages.export_network_file(bundle, output, name, settings_from(options), for_board)
         target, following = output, ""
     sizes = {path: len(data) for path, data in sorted(sources.items())}
     text = f"{len(sources)} files are in {target / 'src'}; its README.txt says how to call them.{following}"
@@ -234,6 +244,7 @@ def export(bundle: Path, as_json: bool, output: Path | None, name: str | None, *
     help="zig (default); also arm-none-eabi-gcc for Cortex-M, riscv64-unknown-elf-gcc for RISC-V.",
 )
 @contract_options
+@place_option
 @json_option
 def build(bundle: Path, board: str, as_json: bool, **options: Any) -> None:
     """Compile the sources of BUNDLE for a board: firmware, or what runs under Linux."""
@@ -242,7 +253,7 @@ def build(bundle: Path, board: str, as_json: bool, **options: Any) -> None:
         from edgeqrl.bundle import edit_bundle
         from edgeqrl.cli.linux_view import built_text
         from firmware_export.build import Firmware
-        from firmware_export.realtime import realtime_sentence, realtime_sheet
+        from firmware_export.realtime import realtime_sentence, realtime_sheet, stack_sentence
 
         with edit_bundle(bundle) as edited:
             target = pipeline.open_board(board)
@@ -253,13 +264,14 @@ def build(bundle: Path, board: str, as_json: bool, **options: Any) -> None:
             return
         firmware = built
         sheet = realtime_sheet(firmware, target, control_period_s=period)
-    sizes = firmware.sizes
+    facts = {"board": target.name, "compiler": firmware.compiler, **asdict(firmware.sizes)}
+    facts |= {name: sheet[name] for name in ("regions", "placement")} | {"realtime": sheet}
     _tell(
         as_json,
-        {"board": target.name, "compiler": firmware.compiler, **asdict(sizes), "realtime": sheet},
+        facts,
         f"{bundle / 'firmware'} for {target.name} by {firmware.compiler}: "
-        f"{sizes.flash_bytes:,} of {target.available_bytes('flash'):,} B of flash, "
-        f"{sizes.ram_bytes + sizes.stack_bytes:,} of {target.available_bytes('ram'):,} B of RAM.\n"
+        f"{', '.join(_region_text(use) for use in sheet['regions'])}.\n"
+        f"{stack_sentence(sheet)}\n"
         f"{bundle / 'firmware' / 'realtime.md'}: {realtime_sentence(sheet)}\n"
         f"Next: edgeqrl emulate {bundle}",
     )
@@ -299,6 +311,14 @@ def emulate(
         played = f"{run['episodes']} episodes, {run['num_steps']:,} steps on {run['backend']}"
         lines.append(f"{played}: identical to host-c.")
     _tell(as_json, report, "\n".join(lines) or "Its answers are those of host-c.")
+
+
+def _region_text(use: Mapping[str, Any]) -> str:
+    """Say how full a region is; the stack lies in `ram`."""
+    used = use["bytes"] + use["stack_bytes"]
+    name = {"ram": "RAM"}.get(use["name"], use["name"])
+    stack = " (stack included)" if use["stack_bytes"] else ""
+    return f"{used:,} of {use['available_bytes']:,} B of {name}{stack}"
 
 
 def _tell(as_json: bool, facts: Mapping[str, Any], sentence: str) -> None:

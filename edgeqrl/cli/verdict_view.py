@@ -342,14 +342,33 @@ def _firmware_facts(report: Report) -> list[tuple[str, str]]:
         ),
         ("instructions a step", f"{firmware['instructions']:,}"),
         ("RAM, stack included", _share(ram, firmware["ram_available_bytes"])),
+        *(
+            (use["name"], _share(use["bytes"], use["available_bytes"]))
+            for use in firmware["regions"]
+            if use["name"] not in ("flash", "ram")
+        ),
         ("time a step, estimate", f"{estimate['us'] / 1e3:.2f} ms"),
     ]
-    facts += contract_facts(report)
+    facts += _stack_facts(report) + contract_facts(report)
     if emulation is not None:
         steps = f"{emulation['num_steps']:,} steps as host C"
         played = emulation["episodes"]
         facts.append((f"{played} episode{'' if played == 1 else 's'}, {emulation['level']}", steps))
     return facts
+
+
+def _stack_facts(report: Report) -> list[tuple[str, str]]:
+    """Return the stack of a step and, apart, what interrupts put on any stack."""
+    realtime = report.get("realtime")
+    if realtime is None:
+        return []
+    stack = realtime["stack"]
+    exceptions = stack["exceptions"]
+    frame = exceptions["frame_bytes_in_use"] or exceptions["frame_bytes"]
+    return [
+        ("stack of a step", f"{stack['step_bound_bytes']:,} B"),
+        ("an interrupt: frame + handler", f"{frame:,} + {exceptions['handler_bound_bytes']:,} B"),
+    ]
 
 
 def _pairs_of_facts(facts: Sequence[tuple[str, str]]) -> Any:

@@ -40,6 +40,7 @@ class Case:
     again: tuple[str, ...] | None = ()  # options of the agent; None: no command says them
     scheme: tuple[str, ...] = ()  # options that ask for the scheme
     dtype: str = "int8"  # of the activations: "int8" or "int16"
+    placement: tuple[str, ...] = ()  # what --place said of the board's regions
 
     @classmethod
     def of_manifest(
@@ -72,6 +73,7 @@ class Case:
             again=_options_again(manifest),
             scheme=tuple(scheme_options),
             dtype=str(manifest.get("scheme", {}).get("activations", "int8")),
+            placement=tuple(f"{what}={where}" for what, where in manifest.get("placement", {}).items()),
         )
 
     def command(self, stage: str, *options: str) -> str | None:
@@ -93,6 +95,7 @@ class Case:
         arguments += [*self.again, *self.scheme]
         if self.board is not None:
             arguments += ["--board", self.board]
+            arguments += [word for place in self.placement for word in ("--place", place)]
         return shlex.join(["edgeqrl", "convert", *arguments, *options])
 
     def convert_chosen(self) -> str | None:

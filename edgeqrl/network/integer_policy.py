@@ -50,6 +50,8 @@ class IntegerPolicy:
     values: tuple[ValueOutput, ...] = ()
     # In flash, of each layer that runs; None: as few as save anything, (): 8, nothing is packed.
     weight_bits: tuple[int, ...] | None = None
+    # In which they lie, as firmware_export.emit.orders has them: of each layer that runs, or of all that can.
+    order: str | tuple[str, ...] = "rows"
 
     def __post_init__(self) -> None:
         if not self.network.inputs:
@@ -191,6 +193,7 @@ class BareNetwork:
     name: str  # as of IntegerPolicy
     network: IntegerNetwork
     weight_bits: tuple[int, ...] | None = None  # as of IntegerPolicy
+    order: str | tuple[str, ...] = "rows"  # as of IntegerPolicy
 
     def __post_init__(self) -> None:
         written = {*self.network.inputs, *(layer.output for layer in self.network.layers)}

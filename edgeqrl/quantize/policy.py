@@ -45,6 +45,7 @@ class QuantizedPolicy:
     value_names: tuple[str, ...] = ()
     input_gains: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # in `preprocessing` already
     weight_bits: tuple[int, ...] | None = None  # as of IntegerPolicy
+    order: str | tuple[str, ...] = "rows"  # as of IntegerPolicy
 
     @property
     def observation_shape(self) -> tuple[int, ...]:
@@ -86,6 +87,7 @@ class QuantizedPolicy:
                     for value, name in zip(self.value_names, outputs[first:], strict=False)
                 ),
                 weight_bits=self.weight_bits,
+                order=self.order,
             )
         except ValueError as error:
             raise UnsupportedOperatorError(

@@ -1,6 +1,6 @@
 """What a policy costs a board, before anything is compiled."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from edgeqrl.network.integer_policy import IntegerPolicy
@@ -26,16 +26,16 @@ class Costs:
 
 def costs_of(policy: IntegerPolicy, board: "Board | None") -> Costs:
     """Estimate what `policy` costs on the board's core, or on the one that stands in."""
-    from firmware_export.emit.arena import plan_arena
-    from firmware_export.emit.params import build_params
+    from firmware_export.emit.orders import order_of
+    from firmware_export.emit.params import arena_bytes_of, build_params
     from firmware_export.fit import estimate_instructions
     from firmware_export.workload import workload
 
-    network = policy.network
+    policy = replace(policy, order=order_of(core_of(board)))
     return Costs(
         flash_bytes=len(build_params(policy)),
         instructions=estimate_instructions(workload(policy), core_of(board)),
-        ram_bytes=plan_arena(network).total_bytes + policy.memory_bytes,
+        ram_bytes=arena_bytes_of(policy) + policy.memory_bytes,
     )
 
 

@@ -29,7 +29,7 @@ from edgeqrl.quantize.policy import QuantizedPolicy
 from edgeqrl.quantize.scheme import Scheme
 from edgeqrl.recordings import read_arrays
 from edgeqrl.spaces import observation_parts
-from edgeqrl.stages.packing import read_packing
+from edgeqrl.stages.packing import read_order, read_packing
 
 if TYPE_CHECKING:
     from firmware_export.build import Firmware
@@ -54,6 +54,7 @@ FIRMWARE_SECTIONS = ("firmware", "realtime", "package", "library", "emulation")
 CONTRACT_SECTION = "contract"  # of the report: a summary of what the sources state
 CHOICE_SECTION = "choice"  # of the report: how the scheme was chosen
 LAST_BOARD = "last_board"  # of the manifest: what was built for it is gone, but what is chosen is for it
+PLACEMENT = "placement"  # of the manifest: what --place said when the firmware was built
 NUM_GOLDEN = 64
 
 
@@ -148,6 +149,7 @@ def read_quantized(bundle: Bundle) -> QuantizedPolicy:
         states=read_states(bundle),
         value_names=tuple(bundle.facts.get("value_names", ())),
         weight_bits=read_packing(bundle),
+        order=read_order(bundle),
     )
 
 
@@ -176,12 +178,13 @@ def read_firmware(bundle: Bundle) -> "Firmware":
     """Return the bundle's firmware."""
     from firmware_export.build import Firmware
     from firmware_export.fit import FirmwareSizes
+    from firmware_export.placement import Placement
 
     try:
         facts = from_json_bytes(bundle.read(FIRMWARE))
-        sizes = FirmwareSizes(**facts.pop("sizes"))
+        sizes, placement = FirmwareSizes(**facts.pop("sizes")), Placement(**facts.pop("placement"))
         elf, image = (bundle.read(f"firmware/{facts['name']}.{suffix}") for suffix in ("elf", "bin"))
-        firmware = Firmware(sizes=sizes, elf=elf, bin=image, **facts)
+        firmware = Firmware(sizes=sizes, placement=placement, elf=elf, bin=image, **facts)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DataError(f"'{bundle}/{FIRMWARE}' is damaged: {error!r}. Build again.") from error
     if firmware.board != bundle.fact("board"):
@@ -250,6 +253,7 @@ def drop_firmware(bundle: Bundle) -> None:
     bundle.drop(LINUX)
     if "board" in bundle.facts:
         bundle.facts[LAST_BOARD] = bundle.facts.pop("board")
+    bundle.facts.pop(PLACEMENT, None)
     report = read_report(bundle)
     kept = {name: found for name, found in report.items() if name not in FIRMWARE_SECTIONS}
     if kept != report:

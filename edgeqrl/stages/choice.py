@@ -6,6 +6,7 @@ What was chosen for an agent, an environment and a board stays in the manifest a
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from edgeqrl.agents.heads import ValueHead
@@ -41,6 +42,7 @@ from edgeqrl.stages.artefacts import (
 from edgeqrl.stages.contract import read_contract_facts
 from edgeqrl.stages.conversion import add_quantized, keep_quantized, require_policy_fits
 from edgeqrl.stages.ledger import find_choice, judged_seeds, judgements_of, record_choice, record_learned
+from edgeqrl.stages.packing import order_for_board
 from edgeqrl.stages.settings import Progress, Settings, silent
 from edgeqrl.validate.verdict import baseline_seeds_of, require_disjoint
 
@@ -127,8 +129,15 @@ def choice_key(bundle: Bundle, settings: Settings, board: "Board | None") -> dic
         "preprocessing": read_preprocessing(bundle).to_json(),
         "learned": [learning.rounds, learning.steps, learning.episodes, learning.seed],
         "is_unpacked": settings.is_unpacked,
+        **({} if board is None else _placement_of(board, settings)),
         **settings.search.asked(),
     }
+
+
+def _placement_of(board: "Board", settings: Settings) -> dict[str, Any]:
+    """Return where parts of the policy go that do not lie with the image: it decides on room and time."""
+    placed = {**dict(board.placement), **settings.placement}
+    return {"placement": placed} if placed else {}
 
 
 def _budget_of(board: "Board") -> dict[str, Any]:
@@ -194,6 +203,7 @@ def _search(
         is_unpacked=settings.is_unpacked,
         board=board,
         period=period,
+        placement=settings.placement,
     )
     task = Task(build, episodes, options, bool(bundle.facts.get("states")), progress)
     facts = facts_of(task, board=None if board is None else board.name, core=core_of(board))
@@ -238,6 +248,7 @@ def _build(
     is_unpacked: bool,
     board: "Board | None",
     period: float | None,
+    placement: Mapping[str, str],
 ) -> Built:
     """Make a candidate, and hold it against the board."""
     quantized = make(scheme)
@@ -247,7 +258,9 @@ def _build(
     costs = costs_of(policy, board)
     return Built(
         costs=costs,
-        over_budget=budget_problem(policy, costs, board, period),
+        over_budget=budget_problem(
+            replace(policy, order=order_for_board(board)), costs, board, period, placement
+        ),
         sha256=sha256(quantized.tflite),
         layers=weighted_layers(quantized),
         open=lambda: HostCPolicy(policy),
@@ -256,7 +269,11 @@ def _build(
 
 
 def budget_problem(
-    policy: IntegerPolicy, costs: Costs, board: "Board | None", period: float | None
+    policy: IntegerPolicy,
+    costs: Costs,
+    board: "Board | None",
+    period: float | None,
+    placement: Mapping[str, str] = MappingProxyType({}),
 ) -> str | None:
     """Return why a policy does not fit the board, or None; code and stack are counted by their allowance."""
     from firmware_export.fit import estimate_sizes, require_fits
@@ -264,9 +281,9 @@ def budget_problem(
     if board is None:
         return None
     try:
-        require_policy_fits(policy, board, control_period_s=period)
+        require_policy_fits(policy, board, control_period_s=period, placement=placement)
         if board.kind == "mcu":
-            require_fits(estimate_sizes(costs.flash_bytes, costs.ram_bytes, board), board)
+            require_fits(estimate_sizes(costs.flash_bytes, costs.ram_bytes, board, placement), board)
     except BoardFitError as error:
         return str(error)
     return None

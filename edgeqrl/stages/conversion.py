@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,7 +36,7 @@ from edgeqrl.stages.artefacts import (
 )
 from edgeqrl.stages.contract import contract_for, report_contract
 from edgeqrl.stages.ledger import record_learned
-from edgeqrl.stages.packing import WEIGHT_BITS, sequence_of, with_packing
+from edgeqrl.stages.packing import drop_packing, sequence_of, with_packing
 from edgeqrl.stages.settings import Progress, Settings, silent
 
 if TYPE_CHECKING:
@@ -97,36 +98,45 @@ def keep_quantized(bundle: Bundle, quantized: QuantizedPolicy) -> None:
     bundle.add(FLOAT_TFLITE, quantized.float_tflite, made_from=agent_files)
     bundle.facts["scheme"] = quantized.scheme.to_json()
     bundle.facts[APPLIED_REWRITES] = list(quantized.applied_rewrites)
-    bundle.facts.pop(WEIGHT_BITS, None)  # of the weights before
+    drop_packing(bundle)  # of the weights before
     bundle.facts["input_gains"] = {name: list(gains) for name, gains in quantized.input_gains.items()}
 
 
 def require_policy_fits(
-    policy: IntegerPolicy, board: "Board", *, control_period_s: float | None = None
+    policy: IntegerPolicy,
+    board: "Board",
+    *,
+    control_period_s: float | None = None,
+    placement: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Raise BoardFitError before minutes are spent on what cannot fit.
 
     That is: if parameters, arena and observation alone are larger than the board's memory, if an observation
     is larger than a request can be, or if a step by the estimate takes much longer than the control period
-    (None: not known, not checked). What Linux or a vendor's SDK adds is not known, and neither is what a step
-    takes there.
+    (None: not known, not checked). `placement` is what --place says. What Linux or a vendor's SDK adds is not
+    known, and neither is what a step takes there.
     """
     from edgeqrl.network.structs import observation_layout
     from firmware_export.board import require_firmware
     from firmware_export.device.frames import MAX_PAYLOAD_BYTES
-    from firmware_export.emit.arena import plan_arena
-    from firmware_export.emit.params import build_params
-    from firmware_export.fit import FirmwareSizes, estimate_instructions, require_fits, require_in_time
+    from firmware_export.emit.params import arena_bytes_of, build_params
+    from firmware_export.fit import (
+        FirmwareSizes,
+        estimate_instructions,
+        known_sizes,
+        require_fits,
+        require_in_time,
+    )
+    from firmware_export.placement import place
     from firmware_export.workload import workload
 
-    network = policy.network
-    arena_bytes = plan_arena(network).total_bytes + policy.memory_bytes
+    arena_bytes = arena_bytes_of(policy) + policy.memory_bytes
     params_bytes = len(build_params(policy))
     if board.kind == "linux":  # its files lie on a card
         require_fits(FirmwareSizes(0, params_bytes + arena_bytes, 0), board)
         return
     observation_bytes = observation_layout(policy).num_bytes
-    require_fits(FirmwareSizes(params_bytes, arena_bytes + observation_bytes, 0), board)
+    require_fits(known_sizes(params_bytes, arena_bytes, observation_bytes, board, placement), board)
     if board.kind == "library":
         return
     require_firmware(board)
@@ -140,12 +150,18 @@ def require_policy_fits(
         estimate_instructions(workload(policy), board.core),
         board,
         control_period_s,
-        runs_from_ram=board.runs_from_ram and params_bytes + arena_bytes < board.ram_bytes,
+        placement=place(
+            board,
+            placement,
+            runs_from_ram=board.runs_from_ram and params_bytes + arena_bytes < board.ram_bytes,
+        ),
         is_estimate=True,
     )
 
 
-def require_bundle_fits(bundle: Bundle, board: "Board") -> None:
+def require_bundle_fits(
+    bundle: Bundle, board: "Board", placement: Mapping[str, str] = MappingProxyType({})
+) -> None:
     """Raise BoardFitError before a bundle's policy is compiled for a board that it cannot fit."""
     from firmware_export.board import require_firmware
 
@@ -153,7 +169,7 @@ def require_bundle_fits(bundle: Bundle, board: "Board") -> None:
         require_firmware(board)
         return
     policy = read_quantized(bundle).integer_policy(is_masked=bundle.fact("is_masked"))
-    require_policy_fits(policy, board, control_period_s=control_period_of(bundle))
+    require_policy_fits(policy, board, control_period_s=control_period_of(bundle), placement=placement)
 
 
 def require_backends_agree(
@@ -228,11 +244,16 @@ def add_sources(
 
 
 def export_network_file(
-    path: Path, output: Path, name: str | None, settings: Settings | None = None
+    path: Path,
+    output: Path,
+    name: str | None,
+    settings: Settings | None = None,
+    board: "Board | None" = None,
 ) -> dict[str, bytes]:
     """Write the C sources of a `.tflite` network to the folder `output`: a bundle with nothing else in it.
 
-    `name` prefixes the C symbols; by default it is made from the file's name.
+    `name` prefixes the C symbols; by default it is made from the file's name. `board`: whose core's order the
+    weights have.
     """
     from firmware_export.emit import export_network
 
@@ -242,7 +263,7 @@ def export_network_file(
         raise DataError(f"Cannot read '{path}': {error.strerror}.") from error
     chosen = name or identifier(path.stem)
     settings = settings or Settings()
-    network = with_packing(BareNetwork(chosen, read_tflite(tflite)), settings)
+    network = with_packing(BareNetwork(chosen, read_tflite(tflite)), settings, board)
     sources = export_network(network, tflite, sequence=sequence_of(settings))
     with new_bundle(output, {"name": chosen}) as bundle:
         bundle.add(TFLITE, tflite, made_from=[])

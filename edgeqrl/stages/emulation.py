@@ -17,6 +17,7 @@ from edgeqrl.network.integer_policy import IntegerPolicy
 from edgeqrl.stages.artefacts import (
     FIRMWARE_SECTIONS,
     NUM_GOLDEN,
+    PLACEMENT,
     REALTIME,
     TFLITE,
     control_period_of,
@@ -117,7 +118,7 @@ def _counted(
 ) -> tuple["EmulatedPolicy", dict[str, Any]]:
     """Return the policy in the very ELF on its emulated core, and the report's sections of what it takes."""
     from edgeqrl.backends.emulated import EmulatedPolicy
-    from firmware_export.emit.arena import plan_arena
+    from firmware_export.emit.params import arena_bytes_of
     from firmware_export.fit import require_in_time
     from firmware_export.realtime import count_steps, realtime_sheet, realtime_text
 
@@ -125,14 +126,14 @@ def _counted(
     device = EmulatedPolicy(firmware, policy, board)
     try:
         count = count_steps([device.profile(_one(calibration, row)) for row in (0, len(calibration) - 1)])
-        require_in_time(count.instructions, board, period, runs_from_ram=firmware.runs_from_ram)
+        require_in_time(count.instructions, board, period, placement=firmware.placement)
     except BaseException:
         device.close()
         raise
     sheet = realtime_sheet(
         firmware,
         board,
-        arena_bytes=plan_arena(policy.network).total_bytes,
+        arena_bytes=arena_bytes_of(policy),
         control_period_s=period,
         count=count,
     )
@@ -142,20 +143,22 @@ def _counted(
 
 def _firmware_facts(firmware: "Firmware", board: "Board", instructions: int) -> dict[str, Any]:
     """Return the report's section `firmware`."""
-    from firmware_export.fit import estimate_us, timing_model
+    from firmware_export.fit import estimate_us, region_uses, timing_model
 
-    in_ram = firmware.runs_from_ram
+    places = firmware.placement
     return {
         "board": board.name,
         "core": board.core,
         "compiler": firmware.compiler,
         **asdict(firmware.sizes),
+        "regions": region_uses(firmware.sizes, board),
+        "placement": asdict(places),
         "flash_available_bytes": board.available_bytes("flash"),
         "ram_available_bytes": board.available_bytes("ram"),
         "instructions": instructions,
         "estimate": {
-            "us": estimate_us(instructions, board, runs_from_ram=in_ram),
-            "model": timing_model(board, runs_from_ram=in_ram).name,
+            "us": estimate_us(instructions, board, placement=places),
+            "model": timing_model(board, placement=places).name,
             "clock_hz": board.clock_hz,
         },
     }
@@ -210,6 +213,7 @@ def _started(
     from firmware_export.emulators.machine import boot_in_machine, open_machine
     from firmware_export.emulators.qemu_user import open_linux_device
     from firmware_export.images import hex_image
+    from firmware_export.placement import possible_placement
 
     if firmware is None:
         with open_linux_device(read_sources(bundle), policy.name, board) as device:
@@ -217,7 +221,8 @@ def _started(
         return
     if plan.twin is not None:
         board = load_board(plan.twin, data_folder("boards"))
-        firmware = compiled(bundle, board, firmware.compiler.partition(" ")[0])
+        places = possible_placement(board, bundle.facts.get(PLACEMENT, {}))
+        firmware = compiled(bundle, board, firmware.compiler.partition(" ")[0], places)
     images = {"hex": hex_image(firmware.bin, firmware.start)}
     if plan.engine == "rp2040js":
         images = {"uf2": bundle.read(f"firmware/{firmware.name}.uf2")}

@@ -1,24 +1,47 @@
-"""Whether weights of few bits are packed in flash, and for which code; it stays in the manifest."""
+"""How weights lie in flash: packed or not, in which core's order, for which code; the manifest keeps it."""
 
 from dataclasses import replace
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from edgeqrl.bundle import Bundle
 from edgeqrl.errors import DataError
 from edgeqrl.network.integer_policy import BareNetwork, IntegerPolicy
 from edgeqrl.stages.settings import Settings
 
-WEIGHT_BITS = "weight_bits"  # of the manifest
+WEIGHT_BITS, ORDER = "weight_bits", "order"  # of the manifest
+if TYPE_CHECKING:
+    from firmware_export.board import Board
+
 Program = TypeVar("Program", IntegerPolicy, BareNetwork)
 
 
-def state_packing(bundle: Bundle, policy: IntegerPolicy, settings: Settings) -> IntegerPolicy:
-    """Keep how the settings want weights packed, and return the policy so; as `with_packing`."""
-    packed = with_packing(policy, settings)
-    bundle.facts.pop(WEIGHT_BITS, None)
+def state_packing(
+    bundle: Bundle, policy: IntegerPolicy, settings: Settings, board: "Board | None" = None
+) -> IntegerPolicy:
+    """Keep how the settings want weights packed for a board, and return the policy so; as `with_packing`."""
+    packed = with_packing(policy, settings, board)
+    drop_packing(bundle)
     if packed.weight_bits is not None:
         bundle.facts[WEIGHT_BITS] = list(packed.weight_bits)
+    bundle.facts[ORDER] = packed.order if isinstance(packed.order, str) else list(packed.order)
     return packed
+
+
+def drop_packing(bundle: Bundle) -> None:
+    """Forget how the weights lay."""
+    for fact in (WEIGHT_BITS, ORDER):
+        bundle.facts.pop(fact, None)
+
+
+def read_order(bundle: Bundle) -> str | tuple[str, ...]:
+    """Return the order of the weights: one for all that can have it, or one a layer."""
+    from firmware_export.emit.orders import ALL_ORDERS, ROWS
+
+    stated = bundle.facts.get(ORDER, ROWS)
+    names = stated if isinstance(stated, list) else [stated]
+    if not all(name in ALL_ORDERS for name in names):
+        raise DataError(f"The manifest of '{bundle}' states a damaged order of weights: {str(stated)[:80]}.")
+    return tuple(names) if isinstance(stated, list) else str(stated)
 
 
 def read_packing(bundle: Bundle) -> tuple[int, ...] | None:
@@ -31,17 +54,28 @@ def read_packing(bundle: Bundle) -> tuple[int, ...] | None:
     return tuple(stated)
 
 
-def with_packing(program: Program, settings: Settings) -> Program:
-    """Return the policy or network with weights packed as the settings want.
+def with_packing(program: Program, settings: Settings, board: "Board | None" = None) -> Program:
+    """Return the policy or network with weights packed as the settings want, in the order of a board's core.
 
     Raises UsageError or DataError where it must fit the code of earlier params and does not.
     """
-    from firmware_export.emit.params import bits_of_params, params_for, read_params
+    from firmware_export.emit.params import for_params, params_for, read_params
 
     if settings.params_of is not None:
         params_for(program, settings.params_of)  # proves that the weights fit
-        return replace(program, weight_bits=bits_of_params(program, read_params(settings.params_of)))
-    return replace(program, weight_bits=() if settings.is_unpacked else None)
+        return for_params(program, read_params(settings.params_of))
+    bits = () if settings.is_unpacked else None
+    return replace(program, weight_bits=bits, order=order_for_board(board))
+
+
+def order_for_board(board: "Board | None") -> str:
+    """Return the order of weights for a board's core; without a board plain rows, which suit all cores."""
+    from firmware_export.emit.orders import ROWS, order_of
+    from firmware_export.emit.wide import WIDE
+
+    if board is None:
+        return ROWS
+    return WIDE if board.kind == "linux" else order_of(board.core)
 
 
 def sequence_of(settings: Settings) -> int:

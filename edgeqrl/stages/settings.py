@@ -1,6 +1,6 @@
 """Every choice of a conversion, and how progress is told."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from edgeqrl.calibration_sources import DEFAULT as DEFAULT_SOURCE
@@ -12,6 +12,7 @@ from edgeqrl.quantize.scheme import Scheme
 from edgeqrl.search.options import SearchOptions
 from edgeqrl.validate.terms import Declared
 from edgeqrl.validate.verdict import DEFAULT_EPISODES, MOST_EPISODES
+from firmware_export.board import PLACEABLE
 from firmware_export.toolchain import COMPILER_NAMES
 
 LAST_SEED = 2**31 - 2 * MOST_EPISODES - 1
@@ -47,6 +48,7 @@ class Settings:
         None  # params whose code is to take the new ones; it says how weights are packed
     )
     compiler: str | None = None
+    placement: Mapping[str, str] = field(default_factory=dict)  # code, weights, arena -> region of the board
     contract: ContractOptions = field(default_factory=ContractOptions)
 
     def __post_init__(self) -> None:
@@ -78,6 +80,8 @@ class Settings:
             self.require_few_bits()
         if self.compiler is not None:
             require_name("compiler", self.compiler, COMPILER_NAMES)
+        for what in self.placement:
+            require_name("part to place", what, PLACEABLE)
 
     def require_few_bits(self) -> None:
         """Raise UsageError where INT4 is asked for and no weights have so few bits by the scheme.

@@ -1,5 +1,6 @@
 """What a board gets, by its kind: firmware, a folder for Linux, or sources that its vendor's SDK builds."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from edgeqrl.backends.host_c import HostCPolicy
@@ -8,12 +9,21 @@ from edgeqrl.calibrate import CalibrationSet
 from edgeqrl.environments import MakeEnv
 from edgeqrl.errors import UsageError
 from edgeqrl.network.integer_policy import IntegerPolicy
-from edgeqrl.stages.artefacts import drop_firmware, read_firmware, read_report, read_sources, write_report
+from edgeqrl.stages.artefacts import (
+    drop_firmware,
+    read_calibration,
+    read_firmware,
+    read_quantized,
+    read_report,
+    read_sources,
+    write_report,
+)
 from edgeqrl.stages.contract import apply_contract
-from edgeqrl.stages.conversion import require_bundle_fits
+from edgeqrl.stages.conversion import add_sources, require_bundle_fits
 from edgeqrl.stages.emulation import add_emulation
 from edgeqrl.stages.firmware import add_firmware
 from edgeqrl.stages.linux import add_linux_package, can_emulate_linux
+from edgeqrl.stages.packing import ORDER, order_for_board, read_order
 from edgeqrl.stages.settings import Progress, Settings, silent
 
 if TYPE_CHECKING:
@@ -58,11 +68,35 @@ def build_target(
     bundle: Bundle, board: "Board", settings: Settings, *, progress: Progress = silent
 ) -> "Firmware | LinuxPackage | str":
     """Build for the board what it gets; of a vendor's SDK, return how that builds the sources."""
+    from firmware_export.placement import require_placeable
+
+    require_placeable(board, settings.placement)
+    order_sources(bundle, board, settings)
     if board.kind == "library":
         return add_library(bundle, board, settings)
     if board.kind == "linux":
         return add_linux_package(bundle, board, settings, progress=progress)
     return add_firmware(bundle, board, settings, progress=progress)
+
+
+def order_sources(bundle: Bundle, board: "Board", settings: Settings) -> None:
+    """Export a bundle's sources again where their weights are in the order of another core than the board's.
+
+    Params that were made for the code of earlier ones stay as they are: that code reads them so.
+    """
+    order, known = order_for_board(board), read_order(bundle)
+    if known == order or not isinstance(known, str) or "head" not in bundle.facts:
+        return
+    read_sources(bundle)  # there, and not damaged
+    quantized = replace(read_quantized(bundle), order=order)
+    bundle.facts[ORDER] = order
+    add_sources(
+        bundle,
+        quantized.integer_policy(is_masked=bundle.fact("is_masked")),
+        quantized.tflite,
+        read_calibration(bundle),
+        replace(settings, with_self_test=any(path.endswith("_golden.c") for path in bundle.artefacts)),
+    )
 
 
 def add_target_emulation(

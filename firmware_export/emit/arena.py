@@ -1,7 +1,8 @@
 """Where each activation lives: an exact plan of the arena from tensor lifetimes."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from edgeqrl.network.layers import (
 
 _IN_PLACE = (Interpolation, InverseRoot, LogSoftmax, Lookup, Rescale, Sigmoid, Softmax, Softmax16)
 ALIGNMENT = 4  # bytes; kernels that read activations by words need it
+_NOTHING: Mapping[str, int] = MappingProxyType({})
 _SHUFFLES = 200  # orders of placement that are tried where the simple ones do not reach the bound
 
 
@@ -31,6 +33,7 @@ class ArenaPlan:
     offsets: Mapping[str, int]
     total_bytes: int
     least_bytes: int  # no plan can do with less: the most that is alive at once
+    scratch: Mapping[str, int] = field(default_factory=dict)  # offsets, by the tensor that is being made
 
 
 @dataclass
@@ -42,21 +45,37 @@ class _Block:
     last: int
 
 
-def plan_arena(network: IntegerNetwork) -> ArenaPlan:
+def plan_arena(
+    network: IntegerNetwork,
+    scratch: Mapping[str, int] = _NOTHING,
+    behind: Mapping[str, int] = _NOTHING,
+) -> ArenaPlan:
     """Place all activations of `network`; those alive at the same time do not overlap.
+
+    scratch  bytes that a kernel needs while it makes a tensor
+    behind   bytes that it writes behind the tensor
 
     Reshape shares its input's bytes; so does an elementwise layer where nothing reads that input later.
     Step 0 writes the network inputs, step i + 1 runs layer i. Constants are elsewhere, so a
     Reshape of one has no bytes to share: raises ValueError.
     """
     block_of, blocks = _blocks(network)
+    for name, num_bytes in behind.items():
+        block = blocks[block_of[name]]
+        block.size = max(block.size, _padded(network.tensors[name].num_bytes + num_bytes))
+    scratch_of: dict[str, int] = {}
+    for step, layer in enumerate(network.layers, start=1):
+        if scratch.get(layer.output):
+            scratch_of[layer.output] = len(blocks)
+            blocks.append(_Block(_padded(scratch[layer.output]), step, step))
     least = _most_alive(blocks)
     starts = _largest_first(blocks)
     for plan in (_both_ends, _by_life, _shuffled):
         if _extent(blocks, starts) > least:
             starts = min(starts, plan(blocks), key=lambda starts: _extent(blocks, starts))
     offsets = {name: starts[index] for name, index in block_of.items()}
-    return ArenaPlan(offsets, _extent(blocks, starts), least)
+    scratch_offsets = {name: starts[index] for name, index in scratch_of.items()}
+    return ArenaPlan(offsets, _extent(blocks, starts), least, scratch_offsets)
 
 
 def in_place_inputs(layer: Layer, network: IntegerNetwork) -> tuple[str, ...]:

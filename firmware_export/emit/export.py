@@ -22,7 +22,7 @@ _FUNCTIONS = (
     *("memory", "observation", "output", "params", "reset", "seed", "selftest", "selftest_row", "state"),
     *("step", "values"),
 )
-_ALWAYS = ("eqrl_edges.c", "eqrl_params.c")
+_ALWAYS = ("eqrl_copy.c", "eqrl_edges.c", "eqrl_params.c")
 _GUARD = "eqrl_guard.c"  # of what has a contract
 
 

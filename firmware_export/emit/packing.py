@@ -6,7 +6,7 @@ here, the layers' beside their kernels in `kernels/`.
 """
 
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import IntEnum, unique
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from edgeqrl.network.edges import (
 BLOCK = -1  # an operand of a Call: the layer's block
 
 
+@unique
 class Kernel(IntEnum):
     """Which layout a block has; the same numbers as EQRL_KERNEL_ in `runtime/eqrl.h`."""
 
@@ -90,6 +91,34 @@ class Kernel(IntEnum):
     MULTI_BINARY = 76
     BERNOULLI = 77
     GAUSSIAN_F32 = 78
+    DENSE_QUADS_S8 = 80
+    CONV_QUADS_S8 = 81
+    DENSE_QUADS_ANY_S8 = 82
+    CONV_QUADS_ANY_S8 = 83
+    DENSE_BIASED_S8 = 84
+    CONV_BIASED_S8 = 85
+    DENSE_BIASED_ANY_S8 = 86
+    CONV_BIASED_ANY_S8 = 87
+    DENSE_LANES_S8 = 88
+    CONV_LANES_S8 = 89
+    DENSE_LANES_ANY_S8 = 90
+    CONV_LANES_ANY_S8 = 91
+    DENSE_VECTORS_S8 = 92
+    CONV_VECTORS_S8 = 93
+    DENSE_LANES_P4_S8 = 100
+    CONV_LANES_P4_S8 = 101
+    DENSE_LANES_P3_S8 = 102
+    CONV_LANES_P3_S8 = 103
+    DENSE_LANES_P2_S8 = 104
+    CONV_LANES_P2_S8 = 105
+    DENSE_VECTORS_P4_S8 = 106
+    CONV_VECTORS_P4_S8 = 107
+    DENSE_VECTORS_P3_S8 = 108
+    CONV_VECTORS_P3_S8 = 109
+    DENSE_VECTORS_P2_S8 = 110
+    CONV_VECTORS_P2_S8 = 111
+    DENSE_WIDE_S8 = 120
+    CONV_WIDE_S8 = 121
 
 
 @dataclass(frozen=True)
@@ -120,6 +149,9 @@ class LayerCode:
     source: str  # the file of the runtime that has the function
     reason: str = ""  # why this kernel may be used, for a comment
     calls: tuple[Call, ...] = ()  # one after another, where `arguments` is not enough
+    # What it needs of the arena beside its tensors: an argument behind the output, NULL where it is 0 bytes.
+    scratch_bytes: int | None = None
+    behind_output: int = 0  # bytes that it writes there
 
     def all_calls(self, num_inputs: int) -> tuple[Call, ...]:
         """Return the calls of a layer of so many inputs, in order."""

@@ -7,8 +7,9 @@ follow from shapes, and so does the contract: two policies with equal contracts 
 import hashlib
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -25,10 +26,12 @@ from edgeqrl.network.edges import (
 from edgeqrl.network.images import image_to_json
 from edgeqrl.network.integer_policy import BareNetwork, IntegerPolicy
 from edgeqrl.network.ir import IntegerNetwork, Layer
-from edgeqrl.network.layers import Linear, Reshape
+from edgeqrl.network.layers import Conv2D, Dense, Linear, Reshape
 from firmware_export.emit import packing
+from firmware_export.emit.arena import ArenaPlan, plan_arena
 from firmware_export.emit.kernels import layer_code
 from firmware_export.emit.kernels.linear import packed_bits
+from firmware_export.emit.orders import ANY, ROWS, order_for, order_of_kernel, variant_of
 from firmware_export.emit.packing import Kernel, LayerCode, Rows
 from firmware_export.emit.weights import UNPACKED, choose_bits, fewest_bits
 
@@ -36,6 +39,7 @@ ABI = 2  # EQRL_ABI in runtime/eqrl.h
 MAGIC = 0x50525145  # "EQRP"
 HEADER_BYTES = 128
 SIGNATURE_BYTES = 64
+Program = TypeVar("Program", IntegerPolicy, BareNetwork)
 _ENTRY_BYTES = 12
 _CONTRACT_AT = 20
 _NUM_ENTRIES_AT = 52
@@ -116,7 +120,8 @@ def weight_bits_of(program: IntegerPolicy | BareNetwork) -> tuple[int, ...]:
     """Return the bits of the weights of each layer that runs; UsageError where they do not hold them."""
     layers = executed_layers(program)
     if program.weight_bits is None:
-        return choose_bits(layers, program.network)
+        order = program.order if isinstance(program.order, str) else ROWS
+        return choose_bits(layers, program.network, order)
     bits = program.weight_bits or (UNPACKED,) * len(layers)
     for layer, some in zip(layers, bits, strict=False):
         if some != UNPACKED and isinstance(layer, Linear) and fewest_bits(layer.weights) > some:
@@ -128,13 +133,64 @@ def weight_bits_of(program: IntegerPolicy | BareNetwork) -> tuple[int, ...]:
     return bits if len(bits) == len(layers) else (UNPACKED,) * len(layers)
 
 
+def orders_of(program: IntegerPolicy | BareNetwork) -> tuple[str, ...]:
+    """Return the order of the weights of each layer that runs; UsageError where one cannot have its own."""
+    layers, tensors = executed_layers(program), program.network.tensors
+    stated = (program.order,) * len(layers) if isinstance(program.order, str) else program.order
+    found = []
+    for layer, bits, wanted in zip(layers, weight_bits_of(program), stated, strict=True):
+        order = ROWS
+        if isinstance(layer, Dense | Conv2D):
+            order = order_for(layer, tensors[layer.input], wanted.partition("_")[0], bits)
+        if not isinstance(program.order, str):
+            order = _require_order(layer, program.network, order, wanted)
+        found.append(order)
+    return tuple(found)
+
+
+def _require_order(layer: Layer, network: IntegerNetwork, order: str, wanted: str) -> str:
+    """Return `wanted`, the order that earlier code reads; UsageError unless the layer can have it."""
+    if wanted == ROWS:
+        return ROWS
+    if order != wanted.removesuffix(ANY):
+        why = f"reads them as {wanted}, and so these cannot lie"
+    elif not wanted.endswith(ANY) and _is_unusual(layer, network, order):
+        why = "is for shifts to the right, sums below 2^29 and a clamp to int8, and these need more"
+    else:
+        return wanted
+    raise UsageError(
+        f"The code that should take the weights of layer '{layer.name}' {why}. Export the code again."
+    )
+
+
+def _is_unusual(layer: Layer, network: IntegerNetwork, order: str) -> bool:
+    assert isinstance(layer, Linear)
+    return variant_of(layer, network.tensors[layer.input], order) == ANY
+
+
+def plan_program_arena(program: IntegerPolicy | BareNetwork, codes: Sequence[LayerCode]) -> ArenaPlan:
+    """Place the activations of a program, and beside them what its kernels need while they run."""
+    layers = executed_layers(program)
+    scratch = {layer.output: code.scratch_bytes or 0 for layer, code in zip(layers, codes, strict=True)}
+    behind = {layer.output: code.behind_output for layer, code in zip(layers, codes, strict=True)}
+    return plan_arena(program.network, scratch, behind)
+
+
+def arena_bytes_of(program: IntegerPolicy | BareNetwork) -> int:
+    """Count the bytes of a program's arena."""
+    return plan_program_arena(program, layer_codes(program)).total_bytes
+
+
+def layer_codes(program: IntegerPolicy | BareNetwork) -> tuple[LayerCode, ...]:
+    """Return the call and the block of each layer that runs."""
+    facts = zip(executed_layers(program), weight_bits_of(program), orders_of(program), strict=True)
+    return tuple(layer_code(layer, program.network, bits, order) for layer, bits, order in facts)
+
+
 def plan_params(program: IntegerPolicy | BareNetwork) -> Layout:
     """Lay out the blob of a policy or a bare network."""
     network = program.network
-    bits = weight_bits_of(program)
-    codes = tuple(
-        layer_code(layer, network, some) for layer, some in zip(executed_layers(program), bits, strict=True)
-    )
+    codes = layer_codes(program)
     constants = constants_in_order(network)
     parts: list[tuple[Kernel, bytes]] = [(code.kernel, code.block) for code in codes]
     parts += [(Kernel.CONSTANT, packing.pack_constant(network.constants[name])) for name in constants]
@@ -165,7 +221,7 @@ def plan_params(program: IntegerPolicy | BareNetwork) -> Layout:
     )
 
 
-def params_for(program: IntegerPolicy | BareNetwork, blob: bytes, *, sequence: int | None = None) -> bytes:
+def params_for(program: Program, blob: bytes, *, sequence: int | None = None) -> bytes:
     """Return the params blob of `program` for the code that was exported with `blob`: new weights, old code.
 
     sequence  by default the one after the blob's
@@ -174,7 +230,7 @@ def params_for(program: IntegerPolicy | BareNetwork, blob: bytes, *, sequence: i
     damaged or belongs to a network of other shapes, or to one whose observation is scaled otherwise.
     """
     old = read_params(blob)
-    planned = plan_params(replace(program, weight_bits=bits_of_params(program, old)))
+    planned = plan_params(for_params(program, old))
     if planned.contract != old.contract:
         if _differs_in_scaling(planned, old):
             raise DataError(
@@ -190,11 +246,14 @@ def params_for(program: IntegerPolicy | BareNetwork, blob: bytes, *, sequence: i
     return params_blob(planned, sequence=old.sequence + 1 if sequence is None else sequence)
 
 
-def bits_of_params(program: IntegerPolicy | BareNetwork, params: Params) -> tuple[int, ...]:
-    """Return the bits of the weights of each layer that runs, in params of a program of the same shapes."""
-    first = len(program.observations) if isinstance(program, IntegerPolicy) else 0
-    layers = params.entries[first : first + len(executed_layers(program))]
-    return tuple(packed_bits(entry.kernel) for entry in layers)
+def for_params(program: Program, params: Params) -> Program:
+    """Return the program with weights of the bits and in the order that the code of `params` reads."""
+    entries = _layer_entries(program, params)
+    return replace(
+        program,
+        weight_bits=tuple(packed_bits(entry.kernel) for entry in entries),
+        order=tuple(order_of_kernel(entry.kernel) for entry in entries),
+    )
 
 
 def constants_in_order(network: IntegerNetwork) -> tuple[str, ...]:
@@ -236,6 +295,12 @@ def read_params(blob: bytes) -> Params:
     blocks = tuple(blob[entry.offset : entry.offset + entry.num_bytes] for entry in entries)
     contract = blob[_CONTRACT_AT : _CONTRACT_AT + 32]
     return Params(sequence=int(words[4]), contract=contract, entries=entries, blocks=blocks)
+
+
+def _layer_entries(program: IntegerPolicy | BareNetwork, params: Params) -> tuple[Entry, ...]:
+    """Return the entries of the layers that run, in params of a program of the same shapes."""
+    first = len(program.observations) if isinstance(program, IntegerPolicy) else 0
+    return params.entries[first : first + len(executed_layers(program))]
 
 
 def _contract(

@@ -7,12 +7,12 @@ from importlib.resources import files
 from edgeqrl.network.integer_policy import BareNetwork, IntegerPolicy
 from edgeqrl.network.ir import IntegerNetwork, Layer
 from firmware_export.contract import feature_unit
-from firmware_export.emit.arena import plan_arena
+from firmware_export.emit.arena import ArenaPlan
 from firmware_export.emit.c_literals import c_call, c_comment, c_words
 from firmware_export.emit.interface import interface_values
 from firmware_export.emit.memory import memory_values
 from firmware_export.emit.packing import BLOCK, LayerCode, Rows
-from firmware_export.emit.params import Layout, executed_layers
+from firmware_export.emit.params import Layout, executed_layers, plan_program_arena
 from firmware_export.emit.step import (
     action_values,
     count_arrays,
@@ -50,7 +50,7 @@ def program_values(
 
     is_value  the answer of the policy is a value to be read, and nothing to drive
     """
-    network, arena = program.network, plan_arena(program.network)
+    network, arena = program.network, plan_program_arena(program, layout.codes)
     source, target = (network.tensors[names[0]] for names in (network.inputs, network.outputs))
     values: dict[str, object] = {
         "name": program.name,
@@ -68,7 +68,7 @@ def program_values(
         "input_offset": arena.offsets[source.name],
         "output_offset": arena.offsets[target.name],
         "shapes": _shape_constants(program.name, layout.codes),
-        "layers": _layer_calls(program, layout, arena.offsets),
+        "layers": _layer_calls(program, layout, arena),
     }
     values |= interface_values(program.name, network, arena.offsets)
     if isinstance(program, BareNetwork):
@@ -115,8 +115,8 @@ def describe_layer(layer: Layer, network: IntegerNetwork) -> str:
     return c_comment(f"{layer.operator} '{layer.name}', {sizes} -> {network.tensors[layer.output].size}")
 
 
-def _layer_calls(program: IntegerPolicy | BareNetwork, layout: Layout, offsets: Mapping[str, int]) -> str:
-    network = program.network
+def _layer_calls(program: IntegerPolicy | BareNetwork, layout: Layout, arena: ArenaPlan) -> str:
+    network, offsets = program.network, arena.offsets
     calls = []
     for index, layer in enumerate(executed_layers(program)):
         places = {i: _place(network, layout, offsets, name) for i, name in enumerate(layer.inputs)}
@@ -125,6 +125,9 @@ def _layer_calls(program: IntegerPolicy | BareNetwork, layout: Layout, offsets: 
         body = ""
         for number, call in enumerate(layout.codes[index].all_calls(len(layer.inputs))):
             parts = [*(places[operand] for operand in call.operands), output]
+            if layout.codes[index].scratch_bytes is not None:
+                scratch = arena.scratch.get(layer.output)
+                parts.append("NULL" if scratch is None else f"arena + {scratch}")
             for place, argument in enumerate(call.arguments):
                 shape = _shape_name(program.name, index, number, place)
                 parts.append(f"{argument}u" if isinstance(argument, int) else shape)

@@ -1,7 +1,8 @@
 """Weights of fewer than 8 bits: which layers have them, what they save, and how they lie in the params.
 
-A *unit* holds one weight each of some neighbouring output channels, for one input, as `runtime/eqrl_packed.h`
-says. How many bits a layer needs is read from its weights, so that is proof enough that they fit.
+Where a core has an order for them, they lie in tiles, as `orders` says; else in units. A *unit* holds one
+weight each of some neighbouring output channels, for one input, as `runtime/eqrl_packed.h` says. How many
+bits a layer needs is read from its weights, so that is proof enough that they fit.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,8 +12,9 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeqrl.network.ir import IntegerNetwork, Layer
+from edgeqrl.network.ir import IntegerNetwork, Layer, Tensor
 from edgeqrl.network.layers import Conv2D, Dense, DepthwiseConv2D, Linear, TransposeConv
+from firmware_export.emit.orders import ORDERS, ROWS, order_for
 
 UNPACKED = 8  # bits
 
@@ -36,6 +38,13 @@ _CODE: Mapping[tuple[type, str], tuple[int, int]] = {
     (Conv2D, "int8"): (2200, 2760),
     (Conv2D, "int16"): (2000, 3090),
 }
+# The same with weights in the order of a core, which int8 activations alone have; on the Cortex-M4 and M55.
+_ORDERED_CODE: Mapping[tuple[type, str], tuple[int, int]] = {
+    (Dense, "lanes"): (680, 830),
+    (Conv2D, "lanes"): (1560, 1780),
+    (Dense, "vectors"): (480, 620),
+    (Conv2D, "vectors"): (1940, 1460),
+}
 
 
 def fewest_bits(weights: NDArray[np.int8]) -> int:
@@ -51,8 +60,10 @@ def groups_of(layer: Linear) -> int:
     return layer.groups if isinstance(layer, Conv2D) else 1
 
 
-def weight_bytes(layer: Linear, bits: int) -> int:
-    """Count the bytes of a layer's weights in flash."""
+def weight_bytes(layer: Linear, bits: int, order: str = ROWS) -> int:
+    """Count the bytes of a layer's weights in flash, in an order as `orders.ORDERS` has it."""
+    if order != ROWS:
+        return ORDERS[order].weight_bytes(len(layer.weights), int(layer.weights[0].size), groups_of(layer))
     if bits == UNPACKED:
         return int(layer.weights.size)
     unit, groups = UNITS[bits], groups_of(layer)
@@ -60,33 +71,47 @@ def weight_bytes(layer: Linear, bits: int) -> int:
     return groups * -(-out // groups // unit.channels) * terms * np.dtype(unit.dtype).itemsize
 
 
-def choose_bits(layers: Sequence[Layer], network: IntegerNetwork) -> tuple[int, ...]:
+def choose_bits(layers: Sequence[Layer], network: IntegerNetwork, order: str = ROWS) -> tuple[int, ...]:
     """Return the bits of each layer's weights in flash, 8 where it has none or nothing is saved.
+
+    order  of the core, as `orders.order_of` returns it
 
     The fewest bytes of weights and code together win: a kernel's code is paid once, so a layer of 2 bits may
     share that of 4.
     """
     bits = [UNPACKED] * len(layers)
-    kinds: dict[tuple[type, str], dict[int, Linear]] = {kind: {} for kind in _CODE}
+    kinds: dict[tuple[type, str, str], dict[int, Linear]] = {}
     for i, layer in enumerate(layers):
         if isinstance(layer, Dense | Conv2D):
-            kinds[type(layer), network.tensors[layer.input].dtype][i] = layer
-    for kind, of_kind in kinds.items():
-        for i, chosen in zip(of_kind, _fewest_bytes(list(of_kind.values()), *_CODE[kind]), strict=True):
+            source = network.tensors[layer.input]
+            of_packed = order if order_for(layer, source, order, min(UNITS)) != ROWS else ROWS
+            kinds.setdefault((type(layer), source.dtype, of_packed), {})[i] = layer
+    for (kind, dtype, of_packed), of_kind in kinds.items():
+        code = _CODE[kind, dtype] if of_packed == ROWS else _ORDERED_CODE[kind, of_packed]
+        sizes = [_sizes(layer, network.tensors[layer.input], of_packed) for layer in of_kind.values()]
+        for i, chosen in zip(of_kind, _fewest_bytes(sizes, *code), strict=True):
             bits[i] = chosen
     return tuple(bits)
 
 
-def why(layer: Linear, bits: int) -> str:
+def _sizes(layer: Linear, source: Tensor, order: str) -> dict[int, int]:
+    """Return the bytes of a layer's weights for all bits that hold them."""
+    fewest = fewest_bits(layer.weights)
+    orders = {bits: order_for(layer, source, order, bits) for bits in _ALL_BITS if bits >= fewest}
+    return {bits: weight_bytes(layer, bits, found) for bits, found in orders.items()}
+
+
+def why(layer: Linear, bits: int, order: str = ROWS) -> str:
     """Say for a comment why a layer's weights have these bits in flash; nothing where that is plain."""
     low, high, fewest = int(layer.weights.min()), int(layer.weights.max()), fewest_bits(layer.weights)
-    stored, plain = weight_bytes(layer, bits), layer.weights.size
+    stored, plain = weight_bytes(layer, bits, order), layer.weights.size
     if bits != UNPACKED:
         unit = UNITS[bits]
-        width = 8 * np.dtype(unit.dtype).itemsize
-        return (
-            f"no weight outside [{low}, {high}], so {bits} bits, {unit.channels} channels in {width} bits: "
-            f"{stored:,} bytes" + (f" and not {plain:,}" if stored < plain else ", and no kernel for int8")
+        where = f"{unit.channels} channels in {8 * np.dtype(unit.dtype).itemsize} bits"
+        if order != ROWS:
+            where = f"in {order.partition('_')[0]}"
+        return f"no weight outside [{low}, {high}], so {bits} bits, {where}: {stored:,} bytes" + (
+            f" and not {plain:,}" if stored < plain else ", and no kernel for int8"
         )
     if fewest == UNPACKED:
         return ""
@@ -126,18 +151,15 @@ def _places(bits: int) -> NDArray[np.uint32]:
     return places.astype(np.uint32).reshape(1, 1, -1, 1)
 
 
-def _fewest_bytes(layers: Sequence[Linear], plain_code: int, packed_code: int) -> list[int]:
-    """Choose among all sets of kernels for layers of one kind."""
+def _fewest_bytes(sizes: Sequence[Mapping[int, int]], plain_code: int, packed_code: int) -> list[int]:
+    """Choose among all sets of kernels for layers of one kind, from the bytes of each for some bits."""
     found: list[tuple[int, list[int]]] = []
     for count in range(1, len(_ALL_BITS) + 1):
         for kernels in combinations(_ALL_BITS, count):
-            options = [[bits for bits in kernels if bits >= fewest_bits(layer.weights)] for layer in layers]
+            options = [{bits: some[bits] for bits in kernels if bits in some} for some in sizes]
             if not all(options):
                 continue
-            sizes = [
-                {b: weight_bytes(layer, b) for b in some} for layer, some in zip(layers, options, strict=True)
-            ]
-            chosen = [min(some, key=some.__getitem__) for some in sizes]
+            chosen = [min(some, key=some.__getitem__) for some in options]
             code = sum(plain_code if bits == UNPACKED else packed_code for bits in set(chosen))
             stored = sum(some[bits] for some, bits in zip(sizes, chosen, strict=True))
             found.append((code + stored, chosen))

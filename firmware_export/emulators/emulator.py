@@ -27,7 +27,7 @@ class Engine(Protocol):
     """What runs the code: unicorn in a process of its own, or QEMU through its GDB stub."""
 
     def request(self, kind: str, header: Mapping[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
-        """Answer "call", "map" or "profile"; raises DeviceError on a fault, silence or death."""
+        """Answer "call", "map", "profile" or "trace"; raises DeviceError on a fault, silence or death."""
         ...
 
     def close(self) -> None:
@@ -82,7 +82,7 @@ class EmulatedFirmware:
         except Exception as error:  # a damaged ELF can fail in any way at all
             raise DataError(f"The firmware's ELF is damaged: {error!r}. Build it again.") from error
         self.engine = engine or ("unicorn" if board.core in UNICORN_CORES else "qemu")
-        self._process = _open_engine(self.engine, elf, self._elf, board)
+        self._process = open_engine(self.engine, elf, self._elf, board)
         try:
             status = self.init()
             if status < 0:
@@ -372,9 +372,9 @@ def boot(
 
     Ends when the core sleeps, or after `max_instructions`. Raises DeviceError on a fault.
     """
-    ram = board.region("ram")
-    rubbish = np.random.default_rng(0).bytes(ram.bytes)
-    written = [(ram.start, rubbish), (start, image), *chunks]
+    rng, memories = np.random.default_rng(0), (r for r in board.regions if r.kind == "ram")
+    rubbish = [(region.start, rng.bytes(region.bytes)) for region in memories]
+    written = [*rubbish, (start, image), *chunks]
     header = {
         "core": board.core,
         "memory": memory_of(board),
@@ -397,7 +397,8 @@ def boot(
     return Boot(text.decode("ascii", "replace"), writes, reply["pc"])
 
 
-def _open_engine(name: str, data: bytes, elf: Elf, board: Board) -> Engine:
+def open_engine(name: str, data: bytes, elf: Elf, board: Board) -> Engine:
+    """Start "unicorn" or "qemu" with an ELF; raises MissingToolError, or DeviceError without such a core."""
     require_name("engine", name, ("unicorn", "qemu"))
     if name == "qemu":
         return QemuEngine(data, elf, board)

@@ -71,8 +71,12 @@ class QemuEngine:
         self._abi = _RISCV if elf.is_riscv else _ARM
         self._main, self._fault = elf.address("main"), elf.address("eqrl_default_handler")
         self._stack_top = elf.address("__stack_top")
-        ram = board.region("ram")
-        self._static = [(s.address, s.memory_bytes) for s in elf.segments if ram.start <= s.address < ram.end]
+        ram = [region for region in board.regions if region.kind == "ram"]
+        self._static = [
+            (s.address, s.memory_bytes)
+            for s in elf.segments
+            if any(r.start <= s.address < r.end for r in ram)
+        ]
         self._folder = tempfile.TemporaryDirectory(prefix="edgeqrl-")
         folder = Path(self._folder.name)
         self._log = (folder / "messages").open("w+b")
@@ -92,9 +96,10 @@ class QemuEngine:
             raise
 
     def request(self, kind: str, header: Mapping[str, Any], payload: bytes) -> Reply:
-        """Answer "call", "map" or "profile"; raises DeviceError on a fault, silence or death."""
+        """Answer "call", "map", "profile" or "trace"; raises DeviceError on a fault, silence or death."""
         try:
-            return {"call": self._call, "map": self._map, "profile": self._profile}[kind](header, payload)
+            handlers = {"call": self._call, "map": self._map, "profile": self._profile, "trace": self._trace}
+            return handlers[kind](header, payload)
         except (OSError, EOFError) as error:
             said = self._last_words()
             self.close()
@@ -128,7 +133,7 @@ class QemuEngine:
         if self._gdb.read_register(self._abi.pc) != self._main:
             raise DeviceError(f"The firmware did not reach main in QEMU: {self._reason()}.")
         if traps_unaligned:
-            place = self._static[0][0] if self._static else self._stack_top - 64
+            place = self._stack_top - 64
             kept = self._gdb.read(place, len(_STORE_WORD))
             chunks = [[place, len(_STORE_WORD)]]
             arguments = [_CCR, _CCR_AT_RESET | _UNALIGN_TRP]
@@ -156,6 +161,15 @@ class QemuEngine:
         return {}, b"".join(outputs) + results.tobytes()
 
     def _profile(self, header: Mapping[str, Any], payload: bytes) -> Reply:
+        found, addresses = self._traced(header, payload)
+        found["trace_sha256"] = hashlib.sha256(addresses.tobytes()).hexdigest()
+        return {**found, "unaligned": []}, b""  # an unaligned access would have faulted
+
+    def _trace(self, header: Mapping[str, Any], payload: bytes) -> Reply:
+        found, addresses = self._traced(header, payload)
+        return found, addresses.tobytes()
+
+    def _traced(self, header: Mapping[str, Any], payload: bytes) -> tuple[dict[str, Any], "array[int]"]:
         """Call with every executed address logged, on memory that is put back afterwards."""
         kept = [(address, self._gdb.read(address, size)) for address, size in self._static]
         depth = header["stack_bytes"]
@@ -177,13 +191,8 @@ class QemuEngine:
         for address, content in kept:
             self._gdb.write(address, content)
         untouched = len(painted) - len(painted.lstrip(bytes([_PAINT])))
-        return {
-            "result": reply["result"],
-            "instructions": len(addresses),
-            "trace_sha256": hashlib.sha256(addresses.tobytes()).hexdigest(),
-            "stack_bytes": depth - untouched,
-            "unaligned": [],  # one would have faulted
-        }, b""
+        found = {"result": reply["result"], "instructions": len(addresses), "stack_bytes": depth - untouched}
+        return found, addresses
 
     def _set_single_instructions(self, state: str) -> None:
         """Make QEMU translate, and so log, one instruction at a time; version 8.1 renamed the command."""

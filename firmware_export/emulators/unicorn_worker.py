@@ -196,6 +196,17 @@ class Worker:
 
     def profile(self, header: Header, payload: bytes) -> tuple[Header, bytes]:
         """Call one function on a copy of the machine, counting everything."""
+        found, trace = self._traced(header, payload)
+        found["trace_sha256"] = hashlib.sha256(trace.tobytes()).hexdigest()
+        found["unaligned"] = self._unaligned(header, payload, trace)
+        return found, b""
+
+    def trace(self, header: Header, payload: bytes) -> tuple[Header, bytes]:
+        """Call one function on a copy of the machine; return the executed addresses in order, too."""
+        found, trace = self._traced(header, payload)
+        return found, trace.tobytes()
+
+    def _traced(self, header: Header, payload: bytes) -> tuple[Header, "array[int]"]:
         machine, sp = self._copy(header, payload)
         low = sp - header["stack_bytes"]
         machine.uc.mem_write(low, bytes([_PAINT]) * header["stack_bytes"])
@@ -204,13 +215,8 @@ class Worker:
         result = machine.call(header["function"], tuple(header["arguments"]), self._load["stack_top"])
         painted = bytes(machine.uc.mem_read(low, header["stack_bytes"]))
         untouched = len(painted) - len(painted.lstrip(bytes([_PAINT])))
-        return {
-            "result": result,
-            "instructions": len(trace),
-            "trace_sha256": hashlib.sha256(trace.tobytes()).hexdigest(),
-            "stack_bytes": header["stack_bytes"] - untouched,
-            "unaligned": self._unaligned(header, payload, trace),
-        }, b""
+        stack_bytes = header["stack_bytes"] - untouched
+        return {"result": result, "instructions": len(trace), "stack_bytes": stack_bytes}, trace
 
     def _unaligned(self, header: Header, payload: bytes, trace: "array[int]") -> list[int]:
         """List the instructions that access memory unaligned, by a second call with hooks on memory.
@@ -313,6 +319,7 @@ def serve(source: BinaryIO, target: BinaryIO) -> None:
         "call": worker.call,
         "map": worker.map,
         "profile": worker.profile,
+        "trace": worker.trace,
         "boot": worker.boot,
     }
     while len(lengths := source.read(_FRAME.size)) == _FRAME.size:

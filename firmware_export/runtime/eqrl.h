@@ -21,11 +21,11 @@
 #ifndef EQRL_CODE
 #define EQRL_CODE /* functions that run in a step */
 #endif
-#ifndef EQRL_PARAMS
-#define EQRL_PARAMS /* the linked-in params blob */
+#ifndef EQRL_WEIGHTS
+#define EQRL_WEIGHTS /* the linked-in params blob */
 #endif
-#ifndef EQRL_STATE
-#define EQRL_STATE /* for your own state objects: static EQRL_STATE mypolicy_state state; */
+#ifndef EQRL_ARENA
+#define EQRL_ARENA /* for your own state objects: static EQRL_ARENA mypolicy_state state; */
 #endif
 
 #define EQRL_ABI 2u /* of the params blob and the kernels; another number needs a new export */
@@ -135,7 +135,35 @@ enum {
     EQRL_KERNEL_CATEGORICAL = 75,
     EQRL_KERNEL_MULTI_BINARY = 76,
     EQRL_KERNEL_BERNOULLI = 77,
-    EQRL_KERNEL_GAUSSIAN_F32 = 78
+    EQRL_KERNEL_GAUSSIAN_F32 = 78,
+    EQRL_KERNEL_DENSE_QUADS_S8 = 80, /* weights in the order of a core */
+    EQRL_KERNEL_CONV_QUADS_S8 = 81,
+    EQRL_KERNEL_DENSE_QUADS_ANY_S8 = 82,
+    EQRL_KERNEL_CONV_QUADS_ANY_S8 = 83,
+    EQRL_KERNEL_DENSE_BIASED_S8 = 84,
+    EQRL_KERNEL_CONV_BIASED_S8 = 85,
+    EQRL_KERNEL_DENSE_BIASED_ANY_S8 = 86,
+    EQRL_KERNEL_CONV_BIASED_ANY_S8 = 87,
+    EQRL_KERNEL_DENSE_LANES_S8 = 88,
+    EQRL_KERNEL_CONV_LANES_S8 = 89,
+    EQRL_KERNEL_DENSE_LANES_ANY_S8 = 90,
+    EQRL_KERNEL_CONV_LANES_ANY_S8 = 91,
+    EQRL_KERNEL_DENSE_VECTORS_S8 = 92,
+    EQRL_KERNEL_CONV_VECTORS_S8 = 93,
+    EQRL_KERNEL_DENSE_LANES_P4_S8 = 100,
+    EQRL_KERNEL_CONV_LANES_P4_S8 = 101,
+    EQRL_KERNEL_DENSE_LANES_P3_S8 = 102,
+    EQRL_KERNEL_CONV_LANES_P3_S8 = 103,
+    EQRL_KERNEL_DENSE_LANES_P2_S8 = 104,
+    EQRL_KERNEL_CONV_LANES_P2_S8 = 105,
+    EQRL_KERNEL_DENSE_VECTORS_P4_S8 = 106,
+    EQRL_KERNEL_CONV_VECTORS_P4_S8 = 107,
+    EQRL_KERNEL_DENSE_VECTORS_P3_S8 = 108,
+    EQRL_KERNEL_CONV_VECTORS_P3_S8 = 109,
+    EQRL_KERNEL_DENSE_VECTORS_P2_S8 = 110,
+    EQRL_KERNEL_CONV_VECTORS_P2_S8 = 111,
+    EQRL_KERNEL_DENSE_WIDE_S8 = 120, /* in the order of computers */
+    EQRL_KERNEL_CONV_WIDE_S8 = 121
 };
 
 /* What stands in for an action that may not be driven. */

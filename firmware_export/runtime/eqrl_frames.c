@@ -21,7 +21,7 @@ EQRL_CODE void eqrl_frames_push(const void *frame, void *ring, uint32_t element_
     const uint32_t frame_bytes = frame_size * element_bytes;
     const uint32_t slot = *next & (uint32_t)is_within(*next, num_frames);
     const int32_t is_filling = is_within(*filled, num_frames);
-    eqrl_copy((int8_t *)ring + slot * frame_bytes, frame, frame_bytes);
+    eqrl_copy_bytes((int8_t *)ring + slot * frame_bytes, frame, frame_bytes);
     *next = (slot + 1u) & (uint32_t)is_within(slot + 1u, num_frames);
     *filled = (uint32_t)eqrl_select(is_filling, (int32_t)(*filled + 1u), (int32_t)num_frames);
 }
@@ -39,7 +39,7 @@ EQRL_CODE void eqrl_frames_gather(const void *ring, uint32_t next, uint32_t fill
         const int8_t *from = (const int8_t *)ring + wrapped * outer * piece;
         int8_t *to = (int8_t *)target + k * piece;
         for (uint32_t i = 0; i < outer; i++) {
-            eqrl_copy(to, from, piece);
+            eqrl_copy_bytes(to, from, piece);
             from += piece;
             to += num_frames * piece;
         }

@@ -24,6 +24,13 @@
 #endif
 #endif
 
+/* Whether the core has the integer vectors of Helium, and the compiler takes their instructions. */
+#if defined(__ARM_FEATURE_MVE) && (defined(__GNUC__) || defined(__clang__))
+#define EQRL_HAS_MVE 1
+#else
+#define EQRL_HAS_MVE 0
+#endif
+
 /* Params are read as words and bytes of a little-endian machine. */
 #if defined(__BYTE_ORDER__) && defined(__ORDER_LITTLE_ENDIAN__)
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
@@ -47,11 +54,24 @@ typedef char eqrl_needs_packed_header[sizeof(eqrl_params_header) == 128u ? 1 : -
 #define EQRL_INLINE EQRL_HELPER
 #endif
 
+/* Before a loop that is to stay as small as it is written. */
+#if defined(__clang__)
+#define EQRL_ROLLED _Pragma("clang loop unroll(disable) vectorize(disable)")
+#else
+#define EQRL_ROLLED
+#endif
+
 /* A function with an inner loop, which gets all registers for itself. */
 #if defined(__GNUC__) || defined(__clang__)
 #define EQRL_OUTLINE EQRL_CODE __attribute__((noinline, unused)) static
 #else
 #define EQRL_OUTLINE EQRL_CODE static
+#endif
+
+/* A function that is assembler alone, arguments as the ABI has them; and what compilers think is unused there. */
+#if defined(__GNUC__) || defined(__clang__)
+#define EQRL_NAKED EQRL_CODE __attribute__((naked, noinline)) static
+#define EQRL_UNUSED __attribute__((unused))
 #endif
 
 #ifdef __cplusplus
@@ -134,15 +154,35 @@ EQRL_HELPER int32_t eqrl_opaque(int32_t value)
     return value;
 }
 
-/* Copy bytes that do not overlap. Opaque: compilers would make wider accesses of several, aligned or not. */
-EQRL_HELPER void eqrl_copy(void *target, const void *source, uint32_t num_bytes)
+/* Copy bytes that do not overlap, one by one: where the way of it must not depend on the place, such as a slot. */
+EQRL_HELPER void eqrl_copy_bytes(void *target, const void *source, uint32_t num_bytes)
 {
     int8_t *const to = (int8_t *)target;
     const int8_t *const from = (const int8_t *)source;
+    EQRL_ROLLED
     for (uint32_t i = 0; i < num_bytes; i++) {
         to[i] = (int8_t)eqrl_opaque(from[i]);
     }
 }
+
+/* eqrl_copy.c: copy bytes that do not overlap; by words where both are 4-aligned. */
+void eqrl_copy(void *target, const void *source, uint32_t num_bytes);
+
+#if EQRL_HAS_MVE
+/* The same, 16 bytes at once; the loop's end masks the last ones. */
+EQRL_HELPER void eqrl_copy_vectors(void *target, const void *source, uint32_t num_bytes)
+{
+    __asm__ volatile("wlstp.8 lr, %[num_bytes], 2f\n\t"
+                     "1:\n\t"
+                     "vldrb.8 q0, [%[source]], #16\n\t"
+                     "vstrb.8 q0, [%[target]], #16\n\t"
+                     "letp lr, 1b\n\t"
+                     "2:"
+                     : [target] "+&r"(target), [source] "+&r"(source)
+                     : [num_bytes] "r"(num_bytes)
+                     : "lr", "q0", "memory");
+}
+#endif
 
 /* All ones where value < 0, else 0. */
 EQRL_HELPER int32_t eqrl_is_negative(int32_t value)

@@ -185,6 +185,77 @@ void eqrl_dense_p3_s16(const uint32_t *block, const eqrl_s16 *input, eqrl_s16 *o
 void eqrl_dense_p2_s16(const uint32_t *block, const eqrl_s16 *input, eqrl_s16 *output, uint32_t num_rows,
                        uint32_t num_inputs, uint32_t num_outputs, uint32_t has_zero_points);
 
+/* eqrl_quads.c, eqrl_biased.c, eqrl_lanes.c, eqrl_vectors.c: the same with weights in the order of a core. */
+
+/* FULLY_CONNECTED. Block: eqrl_tiles, then tiles, as eqrl_tiles.h has them: of usual layers, or for `any` of others.
+ * `input` is 4-aligned; `output` has room behind it for what the last tile of four channels computes
+ * beyond the last one, and overlaps neither input nor column.
+ * `column` is 4-aligned and has room for the order's column, for CONV_2D of vectors for two; where that is the input
+ * itself, it may be NULL: quads and vectors of whole columns.
+ */
+void eqrl_dense_quads_s8(const uint32_t *block, const int8_t *input, int8_t *output, void *column,
+                         uint32_t num_rows, uint32_t num_inputs, uint32_t num_outputs);
+void eqrl_dense_quads_any_s8(const uint32_t *block, const int8_t *input, int8_t *output, void *column,
+                             uint32_t num_rows, uint32_t num_inputs, uint32_t num_outputs);
+void eqrl_dense_biased_s8(const uint32_t *block, const int8_t *input, int8_t *output, void *column,
+                          uint32_t num_rows, uint32_t num_inputs, uint32_t num_outputs);
+void eqrl_dense_biased_any_s8(const uint32_t *block, const int8_t *input, int8_t *output, void *column,
+                              uint32_t num_rows, uint32_t num_inputs, uint32_t num_outputs);
+void eqrl_dense_lanes_s8(const uint32_t *block, const int8_t *input, int8_t *output, void *column,
+                         uint32_t num_rows, uint32_t num_inputs, uint32_t num_outputs);
+void eqrl_dense_lanes_any_s8(const uint32_t *block, const int8_t *input, int8_t *output, void *column,
+                             uint32_t num_rows, uint32_t num_inputs, uint32_t num_outputs);
+void eqrl_dense_vectors_s8(const uint32_t *block, const int8_t *input, int8_t *output, void *column,
+                           uint32_t num_rows, uint32_t num_inputs, uint32_t num_outputs);
+
+/* CONV_2D: tiles of each group, one after another; the inputs of a channel are [ky][kx][depth]. */
+void eqrl_conv_quads_s8(const uint32_t *block, const int8_t *input, int8_t *output, void *column,
+                        const eqrl_window *window, uint32_t depth, uint32_t group_outputs);
+void eqrl_conv_quads_any_s8(const uint32_t *block, const int8_t *input, int8_t *output, void *column,
+                            const eqrl_window *window, uint32_t depth, uint32_t group_outputs);
+void eqrl_conv_biased_s8(const uint32_t *block, const int8_t *input, int8_t *output, void *column,
+                         const eqrl_window *window, uint32_t depth, uint32_t group_outputs);
+void eqrl_conv_biased_any_s8(const uint32_t *block, const int8_t *input, int8_t *output, void *column,
+                             const eqrl_window *window, uint32_t depth, uint32_t group_outputs);
+void eqrl_conv_lanes_s8(const uint32_t *block, const int8_t *input, int8_t *output, void *column,
+                        const eqrl_window *window, uint32_t depth, uint32_t group_outputs);
+void eqrl_conv_lanes_any_s8(const uint32_t *block, const int8_t *input, int8_t *output, void *column,
+                            const eqrl_window *window, uint32_t depth, uint32_t group_outputs);
+void eqrl_conv_vectors_s8(const uint32_t *block, const int8_t *input, int8_t *output, void *column,
+                          const eqrl_window *window, uint32_t depth, uint32_t group_outputs);
+
+/* eqrl_wide.c: the same for computers, in tiles of eight channels, as it says. */
+void eqrl_dense_wide_s8(const uint32_t *block, const int8_t *input, int8_t *output, void *column,
+                        uint32_t num_rows, uint32_t num_inputs, uint32_t num_outputs);
+void eqrl_conv_wide_s8(const uint32_t *block, const int8_t *input, int8_t *output, void *column,
+                       const eqrl_window *window, uint32_t depth, uint32_t group_outputs);
+
+/* eqrl_lanes_packed.c, eqrl_vectors_packed.c: the same with weights of 4, 3 or 2 bits, as these files have them. */
+void eqrl_dense_lanes_p4_s8(const uint32_t *block, const int8_t *input, int8_t *output, void *column,
+                            uint32_t num_rows, uint32_t num_inputs, uint32_t num_outputs);
+void eqrl_dense_lanes_p3_s8(const uint32_t *block, const int8_t *input, int8_t *output, void *column,
+                            uint32_t num_rows, uint32_t num_inputs, uint32_t num_outputs);
+void eqrl_dense_lanes_p2_s8(const uint32_t *block, const int8_t *input, int8_t *output, void *column,
+                            uint32_t num_rows, uint32_t num_inputs, uint32_t num_outputs);
+void eqrl_dense_vectors_p4_s8(const uint32_t *block, const int8_t *input, int8_t *output, void *column,
+                              uint32_t num_rows, uint32_t num_inputs, uint32_t num_outputs);
+void eqrl_dense_vectors_p3_s8(const uint32_t *block, const int8_t *input, int8_t *output, void *column,
+                              uint32_t num_rows, uint32_t num_inputs, uint32_t num_outputs);
+void eqrl_dense_vectors_p2_s8(const uint32_t *block, const int8_t *input, int8_t *output, void *column,
+                              uint32_t num_rows, uint32_t num_inputs, uint32_t num_outputs);
+void eqrl_conv_lanes_p4_s8(const uint32_t *block, const int8_t *input, int8_t *output, void *column,
+                           const eqrl_window *window, uint32_t depth, uint32_t group_outputs);
+void eqrl_conv_lanes_p3_s8(const uint32_t *block, const int8_t *input, int8_t *output, void *column,
+                           const eqrl_window *window, uint32_t depth, uint32_t group_outputs);
+void eqrl_conv_lanes_p2_s8(const uint32_t *block, const int8_t *input, int8_t *output, void *column,
+                           const eqrl_window *window, uint32_t depth, uint32_t group_outputs);
+void eqrl_conv_vectors_p4_s8(const uint32_t *block, const int8_t *input, int8_t *output, void *column,
+                             const eqrl_window *window, uint32_t depth, uint32_t group_outputs);
+void eqrl_conv_vectors_p3_s8(const uint32_t *block, const int8_t *input, int8_t *output, void *column,
+                             const eqrl_window *window, uint32_t depth, uint32_t group_outputs);
+void eqrl_conv_vectors_p2_s8(const uint32_t *block, const int8_t *input, int8_t *output, void *column,
+                             const eqrl_window *window, uint32_t depth, uint32_t group_outputs);
+
 /* Convolutions. Blocks as for eqrl_dense, with as many biases, multipliers and shifts as output channels, and
  * other weights. Inputs and outputs are [image][y][x][channel].
  */

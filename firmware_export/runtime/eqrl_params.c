@@ -13,6 +13,7 @@ uint32_t eqrl_crc32(uint32_t crc, const void *bytes, uint32_t num_bytes)
     };
     const uint8_t *const from = (const uint8_t *)bytes;
     uint32_t value = crc;
+    EQRL_ROLLED
     for (uint32_t i = 0; i < num_bytes; i++) {
         value ^= from[i];
         value = (value >> 4) ^ of_nibble[value & 15u];
@@ -39,6 +40,7 @@ eqrl_status eqrl_params_check(const void *params, uint32_t total_bytes, const ui
         header->total_bytes != total_bytes || total_bytes <= sizeof *header) {
         return EQRL_ERROR_PARAMS;
     }
+    EQRL_ROLLED
     for (uint32_t i = 0; i < 8u; i++) {
         if (header->contract[i] != contract[i]) {
             return EQRL_ERROR_CONTRACT;

@@ -36,20 +36,30 @@ typedef struct {
     uint32_t start; /* input of element `first`, if there is one */
 } eqrl_span;
 
-EQRL_HELPER eqrl_span eqrl_span_at(const eqrl_axis *axis, uint32_t output)
+EQRL_HELPER void eqrl_find_span(eqrl_span *span, const eqrl_axis *axis, uint32_t output)
 {
     const uint32_t corner = output * axis->stride;
     const uint32_t end = axis->input + axis->padding;
-    eqrl_span span = {0u, axis->kernel, corner};
-    while (span.first < span.last && span.start < axis->padding) {
-        span.first++;
-        span.start += axis->dilation;
+    span->first = 0u;
+    span->last = axis->kernel;
+    span->start = corner;
+    EQRL_ROLLED
+    while (span->first < span->last && span->start < axis->padding) {
+        span->first++;
+        span->start += axis->dilation;
     }
-    span.start -= axis->padding;
-    while (span.first < span.last && corner + (span.last - 1u) * axis->dilation >= end) {
-        span.last--;
+    span->start -= axis->padding;
+    EQRL_ROLLED
+    while (span->first < span->last && corner + (span->last - 1u) * axis->dilation >= end) {
+        span->last--;
     }
-    span.start = span.first < span.last ? span.start : 0u;
+    span->start = span->first < span->last ? span->start : 0u;
+}
+
+EQRL_HELPER eqrl_span eqrl_span_at(const eqrl_axis *axis, uint32_t output)
+{
+    eqrl_span span;
+    eqrl_find_span(&span, axis, output);
     return span;
 }
 

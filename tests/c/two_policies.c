@@ -15,8 +15,8 @@
         }                                                           \
     } while (0)
 
-static EQRL_STATE alpha_state first;
-static EQRL_STATE beta_state second;
+static EQRL_ARENA alpha_state first;
+static EQRL_ARENA beta_state second;
 
 static int in_slices(void)
 {

@@ -24,6 +24,7 @@ from edgeqrl.network.layers import (
     TransposeConv,
 )
 from firmware_export.emit.kernels import linear, lookup, movement, pairs, pooling, softmax
+from firmware_export.emit.orders import ROWS
 from firmware_export.emit.packing import LayerCode
 from firmware_export.emit.weights import UNPACKED
 
@@ -47,17 +48,24 @@ LAYER_CODES: dict[type, Callable[[Any, IntegerNetwork], LayerCode]] = {
     Move: movement.move_code,
 }
 
+ORDERED_CODES: dict[type, Callable[[Any, IntegerNetwork, str], LayerCode]] = {
+    Dense: linear.ordered_dense_code,
+    Conv2D: linear.ordered_conv_code,
+}
 PACKED_CODES: dict[type, Callable[[Any, IntegerNetwork, int], LayerCode]] = {
     Dense: linear.dense_code,
     Conv2D: linear.conv_code,
 }
 
 
-def layer_code(layer: Layer, network: IntegerNetwork, bits: int = UNPACKED) -> LayerCode:
+def layer_code(layer: Layer, network: IntegerNetwork, bits: int = UNPACKED, order: str = ROWS) -> LayerCode:
     """Return the call and the block of a layer that computes something; a Reshape does not.
 
-    bits  of weights in the block, for the layers that `weights.choose_bits` chooses them for
+    bits   of weights in the block, for the layers that `weights.choose_bits` chooses them for
+    order  of weights in the block, as `orders.order_for` proves it for these bits
     """
+    if order != ROWS:
+        return ORDERED_CODES[type(layer)](layer, network, order)
     if bits != UNPACKED:
         return PACKED_CODES[type(layer)](layer, network, bits)
     return LAYER_CODES[type(layer)](layer, network)

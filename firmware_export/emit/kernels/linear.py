@@ -18,8 +18,10 @@ from edgeqrl.network.layers import (
     Window,
     accumulator_bound,
 )
+from firmware_export.emit.orders import ANY, ORDERS, TILE, pack_tiles, tile_reason, variant_of
 from firmware_export.emit.packing import Kernel, LayerCode, Rows, pad, padded, words
 from firmware_export.emit.weights import UNITS, UNPACKED, groups_of, pack_weights, unpack_weights, why
+from firmware_export.emit.wide import WIDE, pack_wide, wide_behind, wide_scratch_bytes
 
 # The clamp after the last rounding subtracts int8 ranges and zero points from the scaled accumulator.
 _LARGEST_SCALED = 2**31 - 1 - 512
@@ -53,6 +55,18 @@ def conv_code(layer: Conv2D, network: IntegerNetwork, bits: int = UNPACKED) -> L
     """Return the call of CONV_2D, with weights of so many bits in the block."""
     out, *_, depth = layer.weights.shape
     return _code(layer, network, (window_rows(layer.window), depth, out // layer.groups), bits)
+
+
+def ordered_dense_code(layer: Dense, network: IntegerNetwork, order: str) -> LayerCode:
+    """Return the call of FULLY_CONNECTED with weights in the order of a core."""
+    num_outputs, num_inputs = layer.weights.shape
+    return _ordered_code(layer, network, order, (layer.rows, num_inputs, num_outputs))
+
+
+def ordered_conv_code(layer: Conv2D, network: IntegerNetwork, order: str) -> LayerCode:
+    """Return the call of CONV_2D with weights in the order of a core."""
+    out, *_, depth = layer.weights.shape
+    return _ordered_code(layer, network, order, (window_rows(layer.window), depth, out // layer.groups))
 
 
 def depthwise_code(layer: DepthwiseConv2D, network: IntegerNetwork) -> LayerCode:
@@ -169,6 +183,51 @@ def _code(
         arguments=arguments,
         source=f"eqrl_{file}.c",
         reason="; ".join(reason for reason in reasons if reason),
+    )
+
+
+def _ordered_code(
+    layer: Linear, network: IntegerNetwork, order: str, arguments: tuple[int | Rows, ...]
+) -> LayerCode:
+    if order == WIDE:
+        return _wide_code(layer, network, arguments)
+    source, target = network.tensors[layer.input], network.tensors[layer.output]
+    require_clampable(layer, source)
+    order, variant = order.removesuffix(ANY), variant_of(layer, source, order)
+    name = f"{_FAMILIES[type(layer)]}_{order}{variant}_s8"
+    folded = layer.bias - _folded(layer.weights, _zero_points(layer), source.zero_point)
+    bound = int(accumulator_bound(layer, source.zero_point, source.range).max())
+    reasons = (why(layer, ORDERS[order].bits, order), tile_reason(layer, source, order))
+    return LayerCode(
+        kernel=Kernel[name.upper()],
+        function=f"eqrl_{name}",
+        block=pack_tiles(layer, source, target, folded, order + variant),
+        arguments=arguments,
+        source=ORDERS[order].source,
+        reason="; ".join(filter(None, (*reasons, f"no |accumulator| above {bound}, so int32 is enough"))),
+        scratch_bytes=ORDERS[order].scratch_bytes(
+            int(layer.weights[0].size), is_window=isinstance(layer, Conv2D)
+        ),
+        behind_output=-(len(layer.weights) // groups_of(layer)) % TILE,
+    )
+
+
+def _wide_code(layer: Linear, network: IntegerNetwork, arguments: tuple[int | Rows, ...]) -> LayerCode:
+    source, target = network.tensors[layer.input], network.tensors[layer.output]
+    require_clampable(layer, source)
+    folded = layer.bias - _folded(layer.weights, _zero_points(layer), source.zero_point)
+    bound = int(accumulator_bound(layer, source.zero_point, source.range).max())
+    name, groups = f"{_FAMILIES[type(layer)]}_wide_s8", groups_of(layer)
+    reasons = (why(layer, UNPACKED), f"no |accumulator| above {bound}, so int32 is enough")
+    return LayerCode(
+        kernel=Kernel[name.upper()],
+        function=f"eqrl_{name}",
+        block=pack_wide(layer, source, target, folded, groups),
+        arguments=arguments,
+        source="eqrl_wide.c",
+        reason="; ".join(filter(None, reasons)),
+        scratch_bytes=wide_scratch_bytes(layer, groups),
+        behind_output=wide_behind(layer, groups),
     )
 
 

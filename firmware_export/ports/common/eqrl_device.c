@@ -52,7 +52,7 @@ typedef union {
 } body;
 
 /* Reached by name from the emulator and a debugger. */
-eqrl_port_state_t eqrl_port_state;
+EQRL_ARENA eqrl_port_state_t eqrl_port_state;
 body eqrl_port_observation;
 eqrl_port_action_t eqrl_port_action;
 

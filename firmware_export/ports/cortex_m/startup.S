@@ -101,6 +101,19 @@ Reset_Handler:
     dsb
     isb
 #endif
+    /* Memories that the chip starts without: rows of {register, bits to set}. Read back: a clock takes two cycles. */
+    ldr     r4, =__enable_table_start
+    ldr     r5, =__enable_table_end
+10: cmp     r4, r5
+    bhs     11f
+    ldmia   r4!, {r0, r1}
+    ldr     r2, [r0]
+    orrs    r2, r1
+    str     r2, [r0]
+    ldr     r2, [r0]
+    b       10b
+11: dsb
+    isb
     /* Copy table: rows of {load address, address, bytes}, each a multiple of four. */
     ldr     r4, =__copy_table_start
     ldr     r5, =__copy_table_end
@@ -115,18 +128,24 @@ Reset_Handler:
     adds    r1, #4
     subs    r2, #4
     b       2b
-4:  ldr     r0, =__bss_start
-    ldr     r1, =__bss_end
+    /* Clear table: rows of {address, bytes}. */
+4:  ldr     r4, =__clear_table_start
+    ldr     r5, =__clear_table_end
     movs    r2, #0
-5:  cmp     r0, r1
+5:  cmp     r4, r5
     bhs     6f
+    ldmia   r4!, {r0, r1}
+12: cmp     r1, #0
+    beq     5b
     str     r2, [r0]
     adds    r0, #4
-    b       5b
-6:  ldr     r1, =__stack_top
+    subs    r1, #4
+    b       12b
+6:  ldr     r0, =__free_start
+    ldr     r1, =__stack_top
     ldr     r3, =PAINTED_BYTES
     subs    r3, r1, r3
-    cmp     r0, r3                  /* __bss_end is __free_start */
+    cmp     r0, r3
     bhs     8f
     movs    r0, r3
 8:  ldr     r2, =PAINT

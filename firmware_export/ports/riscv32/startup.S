@@ -16,6 +16,18 @@ Reset_Handler:
     la      t0, eqrl_trap_table + 1 /* vectored mode: the only one that an ESP32-C3 has */
     csrw    mtvec, t0
     la      sp, __stack_top         /* a debugger may jump here with any stack */
+    /* Memories that the chip starts without: rows of {register, bits to set}. */
+    la      s0, __enable_table_start
+    la      s1, __enable_table_end
+7:  bgeu    s0, s1, 8f
+    lw      a0, 0(s0)
+    lw      a1, 4(s0)
+    addi    s0, s0, 8
+    lw      a2, 0(a0)
+    or      a2, a2, a1
+    sw      a2, 0(a0)
+    j       7b
+8:  fence
     /* Copy table: rows of {load address, address, bytes}, each a multiple of four. */
     la      s0, __copy_table_start
     la      s1, __copy_table_end
@@ -31,12 +43,18 @@ Reset_Handler:
     addi    a1, a1, 4
     addi    a2, a2, -4
     j       2b
-4:  la      a0, __bss_start
-    la      a1, __bss_end
-5:  bgeu    a0, a1, 6f
+    /* Clear table: rows of {address, bytes}. */
+4:  la      s0, __clear_table_start
+    la      s1, __clear_table_end
+5:  bgeu    s0, s1, 6f
+    lw      a0, 0(s0)
+    lw      a1, 4(s0)
+    addi    s0, s0, 8
+9:  beqz    a1, 5b
     sw      zero, 0(a0)
     addi    a0, a0, 4
-    j       5b
+    addi    a1, a1, -4
+    j       9b
 6:  fence
     fence.i
     la      t0, main                /* may be farther than JAL reaches: flash and RAM */

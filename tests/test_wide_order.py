@@ -1,0 +1,236 @@
+"""Weights in the order of computers, and calls of one inference: equal to the reference."""
+
+import ctypes
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+import edgeqrl.backends.host_c as host_c
+from edgeqrl.backends.host_c import HostC, HostCNetwork, policy_of_network
+from edgeqrl.network.integer_policy import BareNetwork
+from edgeqrl.network.ir import IntegerNetwork
+from edgeqrl.network.layers import Conv2D, Dense
+from edgeqrl.network.read_tflite import read_tflite
+from edgeqrl.network.reference import Reference, random_inputs
+from edgeqrl.stages.packing import order_for_board
+from firmware_export.emit.params import build_params, orders_of, params_for, read_params
+from firmware_export.emit.wide import WIDE
+from firmware_export.toolchain import HostCompiler, host_compiler
+from tests.c_kernels import (
+    Case,
+    cases,
+    compile_runtime,
+    compile_traced,
+    on_all_cores,
+    require_clean,
+    require_equal,
+    require_same_trace,
+    undefined_symbols,
+)
+from tests.firmware import board, one_by_default
+from tests.packed_networks import stack
+from tests.test_kernels_linear import random_linear, random_values
+
+DATA = Path(__file__).resolve().parent / "data"
+FILES = ("eqrl_wide.c",)
+KINDS = [Dense, Conv2D]
+COUNTS = [pytest.param(60, id="few"), pytest.param(4000, id="many", marks=pytest.mark.slow)]
+
+
+@pytest.fixture(scope="module", params=(1, 0), ids=["long", "halves"])
+def runtime(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    return compile_runtime(tmp_path_factory.mktemp("runtime"), FILES, long_multiply=request.param)
+
+
+def cases_of(rng: np.random.Generator, network: IntegerNetwork, count: int = 3) -> list[Case]:
+    return cases(network, {"a": random_values(rng, network.tensors["a"], count)}, order=WIDE)
+
+
+def drawn(kind: type, count: int) -> list[Case]:
+    """Return `count` random layers on three inputs each: odd sizes, groups, all shifts and zero points."""
+    rng = np.random.default_rng(KINDS.index(kind))
+    networks = [random_linear(rng, kind, "int8") for _ in range(count)]
+    return [case for network in networks for case in cases_of(rng, network)]
+
+
+@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_kernels_equal_the_reference(runtime: ctypes.CDLL, kind: type, count: int) -> None:
+    found = drawn(kind, count)
+    family = "DENSE" if kind is Dense else "CONV"
+    assert {case.code.kernel.name for case in found} == {f"{family}_WIDE_S8"}
+    assert require_equal(runtime, found) > 10 * count
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    sizes=st.lists(st.sampled_from([9, 15, 16, 17, 31, 32, 33, 64, 65, 257]), min_size=1, max_size=2),
+    out=st.integers(1, 40),
+)
+def test_dense_layers_of_all_sizes_equal_the_reference(
+    runtime: ctypes.CDLL, seed: int, sizes: list[int], out: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    network = stack(rng, (8,) * len(sizes), (*sizes, out))
+    values = {"0": random_values(rng, network.tensors["0"], 4)}
+    assert require_equal(runtime, cases(network, values, order=WIDE)) == 4 * sum([*sizes[1:], out])
+
+
+@pytest.mark.parametrize("compiler", one_by_default(("gcc", "clang"), ("clang",)))
+def test_kernels_pass_under_sanitizers(tmp_path: Path, compiler: str) -> None:
+    found = [case for kind in KINDS for case in drawn(kind, 20)]
+    require_clean(tmp_path, compiler, FILES, found, long_multiply=1)
+
+
+@pytest.mark.parametrize("compiler", one_by_default(("gcc", "clang"), ("gcc",)))
+def test_all_inputs_take_the_same_blocks(tmp_path: Path, compiler: str) -> None:
+    library = compile_traced(tmp_path, FILES, compiler, "-O2")
+    rng = np.random.default_rng(0)
+    for kind in KINDS:
+        require_same_trace(library, cases_of(rng, random_linear(rng, kind, "int8"), 8))
+
+
+@on_all_cores
+def test_no_core_needs_a_library(tmp_path: Path, targets: list[tuple[str, ...]], level: str) -> None:
+    assert undefined_symbols(tmp_path, FILES, level, targets) == {}
+
+
+@pytest.fixture(params=["native", "portable"])
+def compiled_for(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """For this processor, and as where its compiler refuses the flags for that."""
+    compiler = host_compiler()
+    if request.param == "portable":
+        monkeypatch.setattr(host_c, "host_compiler", lambda: replace(compiler, native=()))
+    return str(request.param)
+
+
+@pytest.mark.parametrize("model", ["a_cartpole", "c_cheetah_ppo", "e_minatar"])
+def test_batch_and_single_calls_equal_the_reference(compiled_for: str, model: str) -> None:
+    network = read_tflite((DATA / f"{model}.tflite").read_bytes())
+    backend = HostCNetwork(network)
+    assert WIDE in orders_of(backend.host.policy)
+    inputs = random_inputs(network, np.random.default_rng(0), 40)
+    expected = Reference(network).run(inputs)
+    answers, infer = backend.run(inputs), backend.host.single()
+    for name in network.outputs:
+        np.testing.assert_array_equal(answers[name], expected[name], err_msg=compiled_for)
+    for i in range(40):
+        single = infer(*(inputs[name][i] for name in network.inputs))
+        for name, found in zip(network.outputs, single, strict=True):
+            np.testing.assert_array_equal(found, expected[name][i], err_msg=compiled_for)
+            assert (found.dtype, found.shape) == (expected[name].dtype, expected[name][i].shape)
+
+
+def two_sided() -> IntegerNetwork:
+    """Return a network of two inputs and two outputs."""
+    rng = np.random.default_rng(0)
+    first, second = stack(rng, (8,), (5, 7)), stack(rng, (8,), (40, 3))
+    names = {"0": "2", "1": "3"}
+    tensors = {names[n]: replace(t, name=names[n]) for n, t in second.tensors.items()}
+    (layer,) = second.layers
+    assert isinstance(layer, Dense)
+    moved = replace(layer, name="3", input="2", output="3")
+    return IntegerNetwork({**first.tensors, **tensors}, ("0", "2"), ("1", "3"), (*first.layers, moved))
+
+
+def test_single_calls_take_and_return_several_arrays() -> None:
+    network = two_sided()
+    backend = HostCNetwork(network)
+    inputs = random_inputs(network, np.random.default_rng(0), 3)
+    expected, infer = Reference(network).run(inputs), backend.host.single()
+    first = infer(inputs["0"][0], inputs["2"][0])
+    other = backend.host.single()(inputs["0"][1], inputs["2"][1])
+    for found, row in ((first, 0), (other, 1)):  # an answer stays as it was
+        for name, values in zip(network.outputs, found, strict=True):
+            np.testing.assert_array_equal(values, expected[name][row])
+    with pytest.raises(ValueError, match="the network has 2 inputs, got 1"):
+        infer(inputs["0"][0])
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.zeros(4, np.int16), r"must be int8 \[4\], got int16 \[4\]"),
+        (np.zeros((1, 4), np.int8), r"must be int8 \[4\], got int8 \[1, 4\]"),
+    ],
+)
+def test_single_calls_refuse_other_arrays(values: NDArray[Any], message: str) -> None:
+    infer = HostCNetwork(stack(np.random.default_rng(0), (8,), (4, 2))).host.single()
+    with pytest.raises(ValueError, match=message):
+        infer(values)
+
+
+def test_single_calls_take_arrays_that_are_not_contiguous() -> None:
+    network = stack(np.random.default_rng(0), (8,), (4, 2))
+    infer = HostCNetwork(network).host.single()
+    values = np.arange(8, dtype=np.int8)
+    np.testing.assert_array_equal(infer(values[::2])[0], infer(values[::2].copy())[0])
+
+
+def test_a_batch_of_a_wide_policy_equals_one_of_rows() -> None:
+    network = read_tflite((DATA / "c_cheetah_ppo.tflite").read_bytes())
+    policy = policy_of_network(network)
+    inputs = random_inputs(network, np.random.default_rng(0), 100)
+    rows, wide = (HostC(replace(policy, order=order)).infer(inputs) for order in ("rows", WIDE))
+    for name in network.outputs:
+        np.testing.assert_array_equal(rows[name], wide[name])
+
+
+def test_flags_that_a_compiler_refuses_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = host_compiler()
+    script = tmp_path / "cc"
+    script.write_text(f'#!/bin/sh\ncase "$*" in *native*) exit 1;; esac\nexec {" ".join(plain.argv)} "$@"\n')
+    script.chmod(0o755)
+    monkeypatch.setenv("CC", str(script))
+    host_compiler.cache_clear()
+    try:
+        assert host_compiler() == HostCompiler(str(script), (str(script),), ())
+    finally:
+        host_compiler.cache_clear()
+
+
+def test_zig_makes_code_for_this_processor_by_its_own_flag(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    host_compiler.cache_clear()
+    try:
+        compiler = host_compiler()
+    finally:
+        host_compiler.cache_clear()
+    assert (compiler.name, compiler.native) == ("zig", ("-mcpu=native",))
+    monkeypatch.setattr(host_c, "host_compiler", lambda: compiler)
+    network = stack(np.random.default_rng(0), (8,), (40, 20))
+    inputs = random_inputs(network, np.random.default_rng(0), 5)
+    found = HostCNetwork(network).run(inputs)
+    np.testing.assert_array_equal(found["1"], Reference(network).run(inputs)["1"])
+
+
+def test_new_weights_go_into_the_code_of_computers() -> None:
+    sizes = (64, 64)
+    old, new = (BareNetwork("network", stack(np.random.default_rng(i), (8,), sizes)) for i in (0, 1))
+    blob = build_params(replace(old, order=WIDE), sequence=7)
+    found = read_params(params_for(new, blob))
+    assert found.contract == read_params(blob).contract
+    assert found.entries[0].kernel.name == "DENSE_WIDE_S8"
+    assert found.blocks == read_params(build_params(replace(new, order=WIDE))).blocks
+
+
+def test_boards_that_run_linux_have_the_order_of_computers() -> None:
+    assert order_for_board(board("rpi-zero2")) == WIDE
+    assert order_for_board(None) == "rows"
+
+
+def test_what_has_no_such_order_keeps_rows() -> None:
+    rng = np.random.default_rng(0)
+    wide = random_linear(rng, Dense, "int16")
+    few = stack(rng, (4,), (256, 256))
+    assert orders_of(BareNetwork("network", wide, order=WIDE)) == ("rows",)
+    assert orders_of(BareNetwork("network", few, weight_bits=(4,), order=WIDE)) == ("rows",)
+    assert orders_of(BareNetwork("network", few, weight_bits=(), order=WIDE)) == (WIDE,)
