@@ -133,7 +133,7 @@ EQRL_OUTLINE void rescale(const wide_layer *layer, const eqrl_s32 *sums, int8_t 
     }
 }
 
-EQRL_OUTLINE void raise(const int8_t *input, wide_value *values, uint32_t count)
+EQRL_OUTLINE void raise_values(const int8_t *input, wide_value *values, uint32_t count)
 {
     for (uint32_t i = 0; i < count; i++) {
         values[i] = (wide_value)(input[i] + RAISED_BY);
@@ -148,7 +148,7 @@ EQRL_CODE void eqrl_dense_wide_s8(const uint32_t *block, const int8_t *input, in
     eqrl_s32 *const sums = (eqrl_s32 *)(void *)(values + layer.num_columns);
 
     for (uint32_t row = 0; row < num_rows; row++) {
-        raise(input, values, num_inputs);
+        raise_values(input, values, num_inputs);
         add_products(&layer, layer.weights, values, 1u, sums);
         rescale(&layer, sums, output, 1u, num_outputs);
         input += num_inputs;
@@ -193,7 +193,7 @@ EQRL_CODE void eqrl_conv_wide_s8(const uint32_t *block, const int8_t *input, int
 
     eqrl_begin_conv_place(&place, window, depth);
     for (uint32_t i = 0; i < window->num_images; i++) {
-        raise(input, image, size);
+        raise_values(input, image, size);
         for (uint32_t y = 0; y < window->y.output; y++) {
             const int8_t *weights = layer.weights;
             for (uint32_t group = 0; group < num_groups; group++) {
