@@ -61,6 +61,13 @@ typedef char eqrl_needs_packed_header[sizeof(eqrl_params_header) == 128u ? 1 : -
 #define EQRL_ROLLED
 #endif
 
+/* Read anew what a pointer points to, instead of keeping all of it on the stack across a loop. */
+#if defined(__GNUC__) || defined(__clang__)
+#define EQRL_READ_AGAIN(pointer) __asm__("" : "+r"(pointer))
+#else
+#define EQRL_READ_AGAIN(pointer)
+#endif
+
 /* A function with an inner loop, which gets all registers for itself. */
 #if defined(__GNUC__) || defined(__clang__)
 #define EQRL_OUTLINE EQRL_CODE __attribute__((noinline, unused)) static

@@ -155,6 +155,7 @@ EQRL_INLINE void eqrl_conv_tiles_by_two(const uint32_t *block, const int8_t *inp
         for (uint32_t y = 0; y < window->y.output; y++) {
             for (uint32_t x = 0; x < window->x.output; x++) {
                 const uint32_t *tiles = block + sizeof *layer / sizeof *block;
+                EQRL_READ_AGAIN(window);
                 eqrl_move_conv_place(&place, window, depth, y, x);
                 if (is_two != 0u && x + 1u < window->x.output) {
                     eqrl_fill_column(&place, input, layer->input_zero_point, values);
