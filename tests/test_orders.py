@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 
 from edgeqrl.backends import EMULATED_CORES
+from edgeqrl.backends.emulated import EmulatedNetwork
 from edgeqrl.errors import UsageError
 from edgeqrl.network.integer_policy import BareNetwork
 from edgeqrl.network.ir import IntegerNetwork, Tensor
 from edgeqrl.network.layers import Conv2D, Dense, Linear
+from edgeqrl.network.read_tflite import read_tflite
+from edgeqrl.network.reference import Reference
 from firmware_export.board import CORES
 from firmware_export.emit.kernels import layer_code
 from firmware_export.emit.orders import (
@@ -35,7 +38,16 @@ from tests.c_kernels import (
     require_equal,
     require_same_trace,
 )
-from tests.core_kernels import Drawn, Kernels, draw, every_shift, image_of, random_layer, require_emulated
+from tests.core_kernels import (
+    DATA,
+    Drawn,
+    Kernels,
+    draw,
+    every_shift,
+    image_of,
+    random_layer,
+    require_emulated,
+)
 from tests.firmware import one_by_default
 from tests.test_kernels_linear import random_linear
 
@@ -230,6 +242,30 @@ def test_all_inputs_take_the_same_instructions(variant: tuple[Kernels, str]) -> 
     for one in drawn:
         traces = {kernels.trace(one.code, values, one.expected.shape[1]) for values in one.values}
         assert len(traces) == 1
+
+
+@pytest.mark.parametrize(
+    "core", one_by_default(("cortex-m0plus", "cortex-m3", "cortex-m4"), ("cortex-m0plus",))
+)
+def test_inputs_and_outputs_of_the_user_may_lie_anywhere(core: str) -> None:
+    """Whatever their alignment, nothing is read or written unaligned."""
+    network = read_tflite((DATA / "c_cheetah_ppo.tflite").read_bytes())
+    rng = np.random.default_rng(0)
+    (name,), (answer,) = network.inputs, network.outputs
+    values = rng.integers(-128, 128, (1, *network.tensors[name].shape)).astype(np.int8)
+    expected = Reference(network).run({name: values})[answer].ravel().tobytes()
+    with EmulatedNetwork(network, firmware.board(EMULATED_CORES[core])) as device:
+        for at in range(4):
+            row = np.frombuffer(bytes(at) + values.tobytes(), np.uint8)
+            places = {
+                "input_offsets": [at],
+                "output_offsets": [3 - at],
+                "output_bytes": 3 - at + len(expected),
+            }
+            found, status = device.emulated.infer(row[None], **places)
+            assert status[0] >= 0
+            assert found[0][3 - at :].tobytes() == expected
+            assert device.emulated.profile_infer(row, **places).unaligned == ()
 
 
 @pytest.fixture(scope="module", params=one_by_default(VARIANTS, VARIANTS[2:3]), ids="-".join)
