@@ -11,7 +11,7 @@ import numpy as np
 from edgeqrl.errors import BoardFitError
 from firmware_export.board import Board, Region
 from firmware_export.placement import Placement, place
-from firmware_export.rates import rates_of
+from firmware_export.rates import Row, rates_of
 from firmware_export.workload import Work
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
@@ -100,7 +100,12 @@ def estimate_instructions(works: Iterable[Work], core: str) -> int:
     The rates are those of clang, which builds unless another compiler is asked for.
     """
     rates = rates_of(core)
-    return round(sum(float(np.dot(work.counts, rates[work.kind])) for work in works))
+    return round(sum(float(np.dot(work.counts, _rate(rates, work.kind))) for work in works))
+
+
+def _rate(rates: Mapping[str, Row], kind: str) -> Row:
+    """Return a kernel's row; for another core's order, which plain C reads here, that of plain rows."""
+    return rates[kind] if kind in rates else rates[f"{kind.split()[0]} w8 s8"]
 
 
 def estimate_sizes(

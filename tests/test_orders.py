@@ -10,7 +10,8 @@ import pytest
 
 from edgeqrl.backends import EMULATED_CORES
 from edgeqrl.backends.emulated import EmulatedNetwork
-from edgeqrl.errors import UsageError
+from edgeqrl.backends.host_c import policy_of_network
+from edgeqrl.errors import DataError, UsageError
 from edgeqrl.network.integer_policy import BareNetwork
 from edgeqrl.network.ir import IntegerNetwork, Tensor
 from edgeqrl.network.layers import Conv2D, Dense, Linear
@@ -29,6 +30,8 @@ from firmware_export.emit.orders import (
     unpack_tiles,
 )
 from firmware_export.emit.params import build_params, orders_of, params_for, plan_params, read_params
+from firmware_export.fit import estimate_instructions
+from firmware_export.workload import workload
 from tests import firmware
 from tests.c_kernels import (
     cases,
@@ -326,3 +329,21 @@ def test_the_generated_file_says_which_kernel_and_why() -> None:
 
 def test_boards_that_stand_for_cores_build_their_orders() -> None:
     assert set(EMULATED_CORES) <= set(CORES)
+
+
+def test_params_of_another_network_are_refused() -> None:
+    rng = np.random.default_rng(0)
+    first, other = dense(rng.integers(-127, 128, (6, 9))), dense(rng.integers(-127, 128, (5, 9)))
+    blob = build_params(program(first, "lanes"))
+    with pytest.raises(DataError, match="not those of a network with the shapes"):
+        params_for(program(other, ROWS), blob)
+    two = read_tflite((DATA / "e_minatar.tflite").read_bytes())
+    for network, code in ((first, build_params(BareNetwork("two", two, order="lanes"))), (two, blob)):
+        with pytest.raises(DataError, match="not those of a network with the shapes"):
+            params_for(BareNetwork("other", network), code)
+
+
+def test_instructions_are_estimated_in_the_order_of_another_core_too() -> None:
+    made = policy_of_network(dense(np.random.default_rng(0).integers(-127, 128, (64, 64))))
+    own, foreign = (workload(replace(made, order=order))[1:] for order in ("lanes", "biased"))
+    assert estimate_instructions(foreign, "cortex-m4") > 2 * estimate_instructions(own, "cortex-m4")

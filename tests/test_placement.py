@@ -4,6 +4,8 @@ import subprocess
 from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from edgeqrl.backends.network_policy import NetworkPolicy
 from edgeqrl.diagnose.case import Case
 from edgeqrl.errors import BoardFitError, DataError, UsageError
 from edgeqrl.network.reference import Reference
+from edgeqrl.stages.emulation import _require_regions
 from firmware_export.board import Board, Region, load_board
 from firmware_export.build import Firmware, compile_firmware
 from firmware_export.device.client import Device
@@ -483,3 +486,11 @@ def test_a_command_to_convert_again_places_as_before() -> None:
     command = Case.of_manifest("B", manifest, 20).convert()
     assert command is not None
     assert command.endswith("--board nucleo-h743zi --place weights=dtcm --place arena=dtcm")
+
+
+def test_a_region_that_qemus_machine_lacks_is_told() -> None:
+    bundle: Any = SimpleNamespace(facts={"placement": {"arena": "ccm"}})
+    told = "QEMU's machine netduinoplus2 has no 'ccm', where --place has put arena"
+    with pytest.raises(UsageError, match=told):
+        _require_regions(bundle, "netduinoplus2")
+    _require_regions(bundle, "mps2-an386")

@@ -217,7 +217,7 @@ def export(
                 stages.read_calibration(edited),
                 settings,
             )
-        target, following = bundle, f" Next: edgeqrl build {bundle} --board BOARD"
+        target, following = bundle, f" Next: edgeqrl build {bundle} --board {board or 'BOARD'}"
     else:
         if bundle.suffix != ".tflite":
             raise DataError(f"'{bundle}' is neither a bundle nor a .tflite file.")

@@ -13,6 +13,7 @@ from edgeqrl.calibrate import CalibrationSet
 from edgeqrl.data import data_folder
 from edgeqrl.emulate import DeviceRun, emulate
 from edgeqrl.environments import MakeEnv
+from edgeqrl.errors import UsageError
 from edgeqrl.network.integer_policy import IntegerPolicy
 from edgeqrl.stages.artefacts import (
     FIRMWARE_SECTIONS,
@@ -210,7 +211,7 @@ def _started(
     plan: "EmulationPlan",
 ) -> Iterator["Device"]:
     from firmware_export.board import load_board
-    from firmware_export.emulators.machine import boot_in_machine, open_machine
+    from firmware_export.emulators.machine import boot_in_machine, lacked_regions, open_machine
     from firmware_export.emulators.qemu_user import open_linux_device
     from firmware_export.images import hex_image
     from firmware_export.placement import possible_placement
@@ -221,10 +222,26 @@ def _started(
         return
     if plan.twin is not None:
         board = load_board(plan.twin, data_folder("boards"))
-        places = possible_placement(board, bundle.facts.get(PLACEMENT, {}))
+        stated = bundle.facts.get(PLACEMENT, {})
+        there = {what: place for what, place in stated.items() if place not in lacked_regions(plan.machine)}
+        places = possible_placement(board, there)
         firmware = compiled(bundle, board, firmware.compiler.partition(" ")[0], places)
+    elif plan.engine == "qemu":
+        _require_regions(bundle, plan.machine)
     images = {"hex": hex_image(firmware.bin, firmware.start)}
     if plan.engine == "rp2040js":
         images = {"uf2": bundle.read(f"firmware/{firmware.name}.uf2")}
     with boot_in_machine(board, images, plan.engine) as machine, open_machine(machine) as device:
         yield device
+
+
+def _require_regions(bundle: Bundle, machine: str) -> None:
+    """Raise UsageError where something was placed in a region that QEMU's machine does not have."""
+    from firmware_export.emulators.machine import lacked_regions
+
+    for what, region in bundle.facts.get(PLACEMENT, {}).items():
+        if region in lacked_regions(machine):
+            raise UsageError(
+                f"QEMU's machine {machine} has no '{region}', where --place has put {what}: emulate with "
+                "--engine unicorn, or build without it."
+            )

@@ -87,6 +87,11 @@ def order_of(core: str) -> str:
     return _OF_CORE.get(core, ROWS)
 
 
+def cores_of(order: str) -> tuple[str, ...]:
+    """Return the cores for which an order is made; of `wide`, computers."""
+    return ("computers",) if order == WIDE else tuple(core for core, own in _OF_CORE.items() if own == order)
+
+
 def order_of_kernel(kernel: Kernel) -> str:
     """Return the order that a kernel reads weights in, with `ANY` behind it if it takes unusual layers."""
     order = max((order for order in ALL_ORDERS if f"_{order.upper()}_" in kernel.name), key=len, default=ROWS)

@@ -137,6 +137,8 @@ def orders_of(program: IntegerPolicy | BareNetwork) -> tuple[str, ...]:
     """Return the order of the weights of each layer that runs; UsageError where one cannot have its own."""
     layers, tensors = executed_layers(program), program.network.tensors
     stated = (program.order,) * len(layers) if isinstance(program.order, str) else program.order
+    if len(stated) != len(layers):  # of another network's params: their contract will tell
+        stated = (ROWS,) * len(layers)
     found = []
     for layer, bits, wanted in zip(layers, weight_bits_of(program), stated, strict=True):
         order = ROWS

@@ -11,6 +11,7 @@ from firmware_export.emit.arena import ArenaPlan
 from firmware_export.emit.c_literals import c_call, c_comment, c_words
 from firmware_export.emit.interface import interface_values
 from firmware_export.emit.memory import memory_values
+from firmware_export.emit.orders import cores_of, order_of_kernel
 from firmware_export.emit.packing import BLOCK, LayerCode, Rows
 from firmware_export.emit.params import Layout, executed_layers, plan_program_arena
 from firmware_export.emit.step import (
@@ -62,6 +63,7 @@ def program_values(
         "num_layers": len(layout.codes),
         "arena_bytes": arena.total_bytes,
         "params_bytes": layout.total_bytes,
+        "weights_order": _weights_order(layout),
         "contract": c_words(layout.contract),
         "input_type": f"{source.dtype}_t",
         "output_type": f"{target.dtype}_t",
@@ -89,6 +91,16 @@ def program_values(
     for part in ("step_types", "step_declarations", "step_functions"):
         values[part] = fill_template(f"{part}.in", values).decode()
     return values | {"usage": fill_template("policy_usage.in", values).decode()}
+
+
+def _weights_order(layout: Layout) -> str:
+    """Say in a sentence for whom the weights lie as they do."""
+    found = dict.fromkeys(order_of_kernel(code.kernel).partition("_")[0] for code in layout.codes)
+    cores = {name: cores_of(name) for name in found if cores_of(name)}
+    if not cores:
+        return "in plain rows, made for no core before others."
+    told = "; ".join(f"{name}, made for {', '.join(of)}" for name, of in cores.items())
+    return f"in the order {told}. Any core runs it."
 
 
 def params_source(

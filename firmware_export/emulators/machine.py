@@ -31,6 +31,15 @@ _CHARDEVS = {"socket": "socket,host=127.0.0.1,port=0,server=on,wait=off,nodelay=
 _PLACE = re.compile(rb"uart: filename=(?:pty:(?P<pty>[^\s,]+)|\S*tcp:127\.0\.0\.1:(?P<port>\d+))")
 
 
+# What QEMU's model of a chip leaves out: QEMU 7.2, hw/arm/stm32f405_soc.c maps no CCM.
+_LACKED = {"netduinoplus2": ("ccm",)}
+
+
+def lacked_regions(machine: str) -> tuple[str, ...]:
+    """Return the regions of the chip that QEMU's machine of this name does not have."""
+    return _LACKED.get(machine, ())
+
+
 class Machine:
     """An emulator's process whose UART is at `url`, as pyserial reads it. A context manager.
 

@@ -42,7 +42,7 @@ enum {
     EQRL_SATURATED = 1,              /* an observation lay outside the calibrated range */
     EQRL_NOT_FINITE = 2,             /* an observation was NaN (taken as 0) or infinite */
     EQRL_ERROR_PARAMS = -1,          /* not a params blob of this ABI and length, or not 4-aligned */
-    EQRL_ERROR_CONTRACT = -2,        /* params of a network with other shapes */
+    EQRL_ERROR_CONTRACT = -2,        /* of other shapes, or exported for other code */
     EQRL_ERROR_CRC = -3,             /* params damaged */
     EQRL_ERROR_NOT_INITIALISED = -4, /* the state has not passed its init function */
     EQRL_ERROR_ARGUMENT = -5,        /* a null pointer, or layers out of range */

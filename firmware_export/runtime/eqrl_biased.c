@@ -49,7 +49,7 @@ EQRL_OUTLINE const uint32_t *multiply_any(const eqrl_tiles *layer, const uint32_
     return tiles;
 }
 
-/* By words, two sums of two bytes each in one: up to 256 words at a time. From the front, as values may lie where the
+/* By words, two sums of two bytes each in one: up to 128 words at a time. From the front, as values may lie where the
  * column does.
  */
 EQRL_OUTLINE void prepare(const int8_t *values, void *column, uint32_t num_inputs)

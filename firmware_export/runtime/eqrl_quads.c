@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* eqrl_quads.c - FULLY_CONNECTED and CONV_2D where a register holds one product: four channels share each load
- * of an input. For Cortex-M3.
+ * of an input. For Cortex-M3, and as plain C for RV32.
  */
 #include "eqrl_kernels.h"
 #include "eqrl_tiles.h"

@@ -6,8 +6,9 @@
  * and a column: the inputs of one row, or of one position of a window.
  *
  *     order     column                     weights of a tile                        for
- *     quads     int8 [K]                   int8 [K][4 channels]                     Cortex-M3
+ *     quads     int8 [K]                   int8 [K][4 channels]                     Cortex-M3, RV32
  *     biased    uint8 [K]: value + 128     uint8 [K][4 channels]: weight + 128      Cortex-M0, M0+
+ *               and a word, see there
  *     lanes     int16 [K], eqrl_lanes.c    int16 [K][2]: two channels in each       Cortex-M4, M7, M33
  *     vectors   int8 [K]                   int8 [K / 16][4 channels][16]            Cortex-M55
  *
