@@ -18,9 +18,9 @@ from edgeqrl.network.layers import (
     TransposeConv,
 )
 from edgeqrl.network.layers.window import Window
-from firmware_export.emit.orders import ANY, ORDERS, ROWS, TILE, has_usual_scales, variant_of
+from firmware_export.emit.orders import ANY, ORDERS, ROWS, TILE, groups_of, has_usual_scales, variant_of
 from firmware_export.emit.params import executed_layers, orders_of, weight_bits_of
-from firmware_export.emit.weights import UNITS, UNPACKED, groups_of
+from firmware_export.emit.weights import UNITS, UNPACKED
 
 _PAIR = 2  # channels that share each load of a value, where weights are not packed
 

@@ -19,13 +19,13 @@ from edgeqrl.network.reference import Reference
 from firmware_export.emit import export_sources
 from firmware_export.emit.kernels import layer_code
 from firmware_export.emit.kernels.linear import packed_bits, unpack_linear
+from firmware_export.emit.orders import groups_of
 from firmware_export.emit.params import build_params, params_for, plan_params, read_params
 from firmware_export.emit.weights import (
     UNITS,
     UNPACKED,
     choose_bits,
     fewest_bits,
-    groups_of,
     pack_weights,
     unpack_weights,
     weight_bytes,

@@ -22,8 +22,8 @@ from firmware_export.emit.kernels import layer_code
 from firmware_export.emit.orders import (
     ORDERS,
     ROWS,
+    groups_of,
     lane_run,
-    layer_groups,
     order_for,
     order_of,
     order_of_kernel,
@@ -82,7 +82,7 @@ def test_every_core_has_an_order_that_is_there() -> None:
 def test_a_block_says_what_was_packed(order: str) -> None:
     for one in draw(0, 60, order):
         layer, code = one.layer, one.code
-        found = unpack_tiles(code.block, layer.weights.shape, order, layer_groups(layer))
+        found = unpack_tiles(code.block, layer.weights.shape, order, groups_of(layer))
         np.testing.assert_array_equal(found.weights, layer.weights)
         np.testing.assert_array_equal(found.multiplier, layer.multiplier)
         np.testing.assert_array_equal(found.shift, layer.shift)
@@ -325,10 +325,6 @@ def test_the_generated_file_says_which_kernel_and_why() -> None:
     assert code.function == "eqrl_dense_lanes_any_s8"
     assert "unusual" in code.reason
     assert layer_code(layer, network).function == "eqrl_dense_s8"
-
-
-def test_boards_that_stand_for_cores_build_their_orders() -> None:
-    assert set(EMULATED_CORES) <= set(CORES)
 
 
 def test_params_of_another_network_are_refused() -> None:

@@ -23,7 +23,7 @@ from firmware_export.emit import export_sources
 from firmware_export.emit.export import export_network
 from firmware_export.emit.kernels import layer_code
 from firmware_export.emit.kernels.linear import packed_bits
-from firmware_export.emit.orders import ORDERS, order_of, order_of_kernel, unpack_tiles
+from firmware_export.emit.orders import ORDERS, groups_of, order_of, order_of_kernel, unpack_tiles
 from firmware_export.emit.params import (
     arena_bytes_of,
     build_params,
@@ -33,7 +33,7 @@ from firmware_export.emit.params import (
     plan_program_arena,
     read_params,
 )
-from firmware_export.emit.weights import UNPACKED, choose_bits, groups_of, weight_bytes
+from firmware_export.emit.weights import UNPACKED, choose_bits, weight_bytes
 from firmware_export.emulators.bare_engine import BareEngine
 from tests.c_kernels import (
     RUNTIME,

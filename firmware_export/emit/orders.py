@@ -106,7 +106,7 @@ def order_for(layer: Linear, source: Tensor, order: str, bits: int = 8) -> str:
         return WIDE if bits == 8 else ROWS
     if bits < 8:
         return packed if (packed := f"{order}_p{bits}") in ORDERS else ROWS
-    if order == "lanes" and not _are_lanes(_tiled(layer.weights, layer_groups(layer), ORDERS[order])):
+    if order == "lanes" and not _are_lanes(_tiled(layer.weights, groups_of(layer), ORDERS[order])):
         return ROWS
     return order
 
@@ -120,7 +120,7 @@ def variant_of(layer: Linear, source: Tensor, order: str) -> str:
     return ANY if ORDERS[order].has_any and not _is_usual(layer, source, order) else ""
 
 
-def layer_groups(layer: Linear) -> int:
+def groups_of(layer: Linear) -> int:
     """Count the groups of output channels that do not share inputs."""
     return int(getattr(layer, "groups", 1))
 
@@ -128,7 +128,7 @@ def layer_groups(layer: Linear) -> int:
 def pack_tiles(layer: Linear, source: Tensor, target: Tensor, folded: NDArray[np.int64], name: str) -> bytes:
     """Pack a layer's block; `folded` are its biases with the input's zero point in them."""
     is_any, name = name.endswith(ANY), name.removesuffix(ANY)
-    order, groups = ORDERS[name], layer_groups(layer)
+    order, groups = ORDERS[name], groups_of(layer)
     tiles = _tiled(layer.weights, groups, order)
     run = lane_run(tiles) if name == "lanes" else _NO_RUN
     is_usual = not is_any and _is_usual(layer, source, name)
@@ -220,7 +220,7 @@ def tile_reason(layer: Linear, source: Tensor, order: str) -> str:
         usual = "shifts, sums or the clamp are unusual"
     if order != "lanes":
         return f"{usual}"
-    run = lane_run(_tiled(layer.weights, layer_groups(layer), ORDERS[order]))
+    run = lane_run(_tiled(layer.weights, groups_of(layer), ORDERS[order]))
     parted = "no sum of a second channel leaves 24 bits" if run == _NO_RUN else f"parted every {run} columns"
     return f"{usual}; no lane leaves int16, {parted}"
 
@@ -229,7 +229,7 @@ def _is_usual(layer: Linear, source: Tensor, order: str) -> bool:
     """Prove what the usual kernels of an order need."""
     if not has_usual_scales(layer, source):
         return False
-    return order != "lanes" or lane_run(_tiled(layer.weights, layer_groups(layer), ORDERS[order])) == _NO_RUN
+    return order != "lanes" or lane_run(_tiled(layer.weights, groups_of(layer), ORDERS[order])) == _NO_RUN
 
 
 def has_usual_scales(layer: Linear, source: Tensor) -> bool:

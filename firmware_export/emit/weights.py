@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edgeqrl.network.ir import IntegerNetwork, Layer, Tensor
 from edgeqrl.network.layers import Conv2D, Dense, DepthwiseConv2D, Linear, TransposeConv
-from firmware_export.emit.orders import ORDERS, ROWS, order_for
+from firmware_export.emit.orders import ORDERS, ROWS, groups_of, order_for
 
 UNPACKED = 8  # bits
 
@@ -53,11 +53,6 @@ def fewest_bits(weights: NDArray[np.int8]) -> int:
     return next(
         (bits for bits in sorted(UNITS) if -(2 ** (bits - 1)) <= low and high < 2 ** (bits - 1)), UNPACKED
     )
-
-
-def groups_of(layer: Linear) -> int:
-    """Count the groups of output channels that do not share inputs."""
-    return layer.groups if isinstance(layer, Conv2D) else 1
 
 
 def weight_bytes(layer: Linear, bits: int, order: str = ROWS) -> int:

@@ -92,8 +92,8 @@ EQRL_CODE static const uint32_t *multiply(const eqrl_tiles *layer, const uint32_
 #define ONE_COLUMN(at, w0, w1, w2, w3) \
     "ldrb r3, [r2, #" #at "]\n\t" PRODUCT(w0, r4) PRODUCT(w1, r5) PRODUCT(w2, r6) PRODUCT(w3, r7)
 
-/* The usual case: 108 instructions for 32 products; for each channel 40 that rescale it, which compilers spread over
- * twice as many, and for each tile 23 or 25 more.
+/* The usual case: 108 instructions for 32 products; for each channel 41 that rescale it, which compilers spread over
+ * twice as many, and for each tile 20 or 23 more.
  *
  * With a = 2^15 * a1 + a0 and m = 2^16 * m1 + m0, floor((a * m + 2^30) / 2^31) is
  * a1 * m1 + ((a0 * m1 + ((a1 * m0 + ((a0 * m0) >> 15) + 2^15) >> 1)) >> 15), each term within 32 bits for |a| < 2^29.

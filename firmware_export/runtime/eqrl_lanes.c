@@ -131,7 +131,7 @@ EQRL_CODE static const uint32_t *multiply(const eqrl_tiles *layer, const uint32_
 
 #else
 
-/* The usual case, all in registers: 58 instructions for 64 products, and for each tile 48 to 51 that begin, rescale
+/* The usual case, all in registers: 58 instructions for 64 products, and for each tile 47 to 50 that begin, rescale
  * and store; compilers take twice as many for these, since the inner loop leaves them no register.
  *
  * The inner loop is entered where so many steps of four columns are left that it ends with a whole round.
@@ -184,29 +184,7 @@ EQRL_NAKED const uint32_t *multiply(EQRL_UNUSED const eqrl_tiles *layer, EQRL_UN
         "smmulr r7, r7, r11\n\t"
         "ldr r8, [r1], #4\n\t" /* four shifts; an instruction shifts by the lowest byte */
         "ldr r0, [sp, #16]\n\t"
-        "add r4, r4, r4, asr #31\n\t"
-        "add r5, r5, r5, asr #31\n\t"
-        "add r6, r6, r6, asr #31\n\t"
-        "add r7, r7, r7, asr #31\n\t"
-        "asr r4, r4, r8\n\t"
-        "lsr r8, r8, #8\n\t"
-        "asr r5, r5, r8\n\t"
-        "lsr r8, r8, #8\n\t"
-        "asr r6, r6, r8\n\t"
-        "lsr r8, r8, #8\n\t"
-        "asr r7, r7, r8\n\t"
-        "add r4, r4, r0\n\t"
-        "add r5, r5, r0\n\t"
-        "add r6, r6, r0\n\t"
-        "add r7, r7, r0\n\t"
-        "ssat r4, #8, r4, asr #1\n\t"
-        "ssat r5, #8, r5, asr #1\n\t"
-        "ssat r6, #8, r6, asr #1\n\t"
-        "ssat r7, #8, r7, asr #1\n\t"
-        "strb r4, [r3], #1\n\t"
-        "strb r5, [r3], #1\n\t"
-        "strb r6, [r3], #1\n\t"
-        "strb r7, [r3], #1\n\t"
+        EQRL_ROUND_FOUR(r0, r3)
         "ldrd r2, r0, [sp]\n\t"
         "cmp r3, r0\n\t"
         "blo 10b\n\t"

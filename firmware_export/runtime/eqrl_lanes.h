@@ -6,6 +6,7 @@
 #ifndef EQRL_LANES_H
 #define EQRL_LANES_H
 
+#include "eqrl_thumb.h"
 #include "eqrl_tiles.h"
 
 #if defined(__ARM_FEATURE_DSP) && defined(__thumb2__) && (defined(__GNUC__) || defined(__clang__))

@@ -221,29 +221,7 @@ EQRL_CODE static const uint32_t *multiply_p2(const eqrl_tiles *layer, const uint
     "smmulr r7, r7, r11\n\t" \
     "ldr r8, [r1], #4\n\t" /* four shifts; an instruction shifts by the lowest byte */ \
     "ldrd r2, r3, [sp, #12]\n\t" \
-    "add r4, r4, r4, asr #31\n\t" \
-    "add r5, r5, r5, asr #31\n\t" \
-    "add r6, r6, r6, asr #31\n\t" \
-    "add r7, r7, r7, asr #31\n\t" \
-    "asr r4, r4, r8\n\t" \
-    "lsr r8, r8, #8\n\t" \
-    "asr r5, r5, r8\n\t" \
-    "lsr r8, r8, #8\n\t" \
-    "asr r6, r6, r8\n\t" \
-    "lsr r8, r8, #8\n\t" \
-    "asr r7, r7, r8\n\t" \
-    "add r4, r4, r0\n\t" \
-    "add r5, r5, r0\n\t" \
-    "add r6, r6, r0\n\t" \
-    "add r7, r7, r0\n\t" \
-    "ssat r4, #8, r4, asr #1\n\t" \
-    "ssat r5, #8, r5, asr #1\n\t" \
-    "ssat r6, #8, r6, asr #1\n\t" \
-    "ssat r7, #8, r7, asr #1\n\t" \
-    "strb r4, [r2], #1\n\t" \
-    "strb r5, [r2], #1\n\t" \
-    "strb r6, [r2], #1\n\t" \
-    "strb r7, [r2], #1\n" \
+    EQRL_ROUND_FOUR(r0, r2) \
     "11:\n\t" \
     "str r2, [sp, #12]\n\t" \
     "cmp r2, r3\n\t" \

@@ -3,6 +3,7 @@
  * of an input. For Cortex-M3, and as plain C for RV32.
  */
 #include "eqrl_kernels.h"
+#include "eqrl_thumb.h"
 #include "eqrl_tiles.h"
 
 #if defined(__ARM_ARCH_7M__) && (defined(__GNUC__) || defined(__clang__))
@@ -72,7 +73,7 @@ EQRL_CODE static const uint32_t *multiply(const eqrl_tiles *layer, const uint32_
     "mla r6, r0, r8, r6\n\t" \
     "mla r7, r9, r8, r7\n\t"
 
-/* The usual case, all in registers: 74 instructions for 32 products, and for each tile 47 or 48 that begin, rescale
+/* The usual case, all in registers: 74 instructions for 32 products, and for each tile 47 that begin, rescale
  * and store. Four columns may be left for the first round: it is entered in its middle.
  */
 EQRL_NAKED const uint32_t *multiply(EQRL_UNUSED const eqrl_tiles *layer, EQRL_UNUSED const uint32_t *tiles,
@@ -117,29 +118,7 @@ EQRL_NAKED const uint32_t *multiply(EQRL_UNUSED const eqrl_tiles *layer, EQRL_UN
         "smull lr, r7, r7, r9\n\t"
         "add r7, r7, lr, lsr #31\n\t"
         "ldr r8, [r1], #4\n\t" /* four shifts; an instruction shifts by the lowest byte */
-        "add r4, r4, r4, asr #31\n\t"
-        "add r5, r5, r5, asr #31\n\t"
-        "add r6, r6, r6, asr #31\n\t"
-        "add r7, r7, r7, asr #31\n\t"
-        "asr r4, r4, r8\n\t"
-        "lsr r8, r8, #8\n\t"
-        "asr r5, r5, r8\n\t"
-        "lsr r8, r8, #8\n\t"
-        "asr r6, r6, r8\n\t"
-        "lsr r8, r8, #8\n\t"
-        "asr r7, r7, r8\n\t"
-        "add r4, r4, r11\n\t"
-        "add r5, r5, r11\n\t"
-        "add r6, r6, r11\n\t"
-        "add r7, r7, r11\n\t"
-        "ssat r4, #8, r4, asr #1\n\t"
-        "ssat r5, #8, r5, asr #1\n\t"
-        "ssat r6, #8, r6, asr #1\n\t"
-        "ssat r7, #8, r7, asr #1\n\t"
-        "strb r4, [r3], #1\n\t"
-        "strb r5, [r3], #1\n\t"
-        "strb r6, [r3], #1\n\t"
-        "strb r7, [r3], #1\n\t"
+        EQRL_ROUND_FOUR(r11, r3)
         "ldrd r2, lr, [sp]\n\t"
         "cmp r3, r12\n\t"
         "blo 10b\n\t"

@@ -18,9 +18,9 @@ from edgeqrl.network.layers import (
     Window,
     accumulator_bound,
 )
-from firmware_export.emit.orders import ANY, ORDERS, TILE, pack_tiles, tile_reason, variant_of
+from firmware_export.emit.orders import ANY, ORDERS, TILE, groups_of, pack_tiles, tile_reason, variant_of
 from firmware_export.emit.packing import Kernel, LayerCode, Rows, pad, padded, words
-from firmware_export.emit.weights import UNITS, UNPACKED, groups_of, pack_weights, unpack_weights, why
+from firmware_export.emit.weights import UNITS, UNPACKED, pack_weights, unpack_weights, why
 from firmware_export.emit.wide import WIDE, pack_wide, wide_behind, wide_scratch_bytes
 
 # The clamp after the last rounding subtracts int8 ranges and zero points from the scaled accumulator.
