@@ -58,10 +58,12 @@ def with_copy(files: Sequence[str]) -> list[str]:
     return list(dict.fromkeys((*files, COPY)))
 
 
-def compile_runtime(folder: Path, files: Sequence[str], *, long_multiply: int) -> ctypes.CDLL:
-    """Return the kernels of some files of the runtime as a shared library."""
+def compile_runtime(
+    folder: Path, files: Sequence[str], *, long_multiply: int, more: Sequence[str] = ()
+) -> ctypes.CDLL:
+    """Return the kernels of some files of the runtime as a shared library, with `more` flags."""
     write_files(folder, RUNTIME)
-    flags = ["-std=c99", "-O2", "-fPIC", "-shared", f"-DEQRL_HAS_LONG_MULTIPLY={long_multiply}"]
+    flags = ["-std=c99", "-O2", "-fPIC", "-shared", f"-DEQRL_HAS_LONG_MULTIPLY={long_multiply}", *more]
     run([*host_compiler().argv, *flags, *with_copy(files), "-o", "runtime.lib"], folder)
     return ctypes.CDLL(str(folder / "runtime.lib"))
 
@@ -119,13 +121,19 @@ def address(values: Array) -> ctypes.c_void_p:
 
 
 def require_clean(
-    folder: Path, compiler: str, files: Sequence[str], found: Sequence[Case], *, long_multiply: int = 0
+    folder: Path,
+    compiler: str,
+    files: Sequence[str],
+    found: Sequence[Case],
+    *,
+    long_multiply: int = 0,
+    more: Sequence[str] = (),
 ) -> None:
     """Run all cases under sanitizers: the kernels, in 16-bit halves or not, on memory of exact sizes."""
     write_files(folder, {**RUNTIME, "cases.c": program(found)})
     argv = [*c_compiler(compiler), "-std=c99", "-g1"]
     sanitize = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    kernels = [*argv, "-O1", *sanitize, f"-DEQRL_HAS_LONG_MULTIPLY={long_multiply}"]
+    kernels = [*argv, "-O1", *sanitize, f"-DEQRL_HAS_LONG_MULTIPLY={long_multiply}", *more]
     objects = compile_objects(kernels, [*with_copy(files)], folder)
     objects += compile_objects([*argv, "-O0"], ["cases.c"], folder)
     run([*argv, *sanitize, *objects, "-o", "program"], folder)

@@ -22,18 +22,22 @@ from edgeqrl.stages.packing import order_for_board
 from firmware_export.emit.params import build_params, orders_of, params_for, read_params
 from firmware_export.emit.wide import WIDE
 from firmware_export.toolchain import HostCompiler, host_compiler
+from tests.c_build import ZIG, compile_objects, run, write_files
 from tests.c_kernels import (
+    RUNTIME,
     Case,
     cases,
     compile_runtime,
     compile_traced,
     on_all_cores,
+    program,
     require_clean,
     require_equal,
     require_same_trace,
     undefined_symbols,
+    with_copy,
 )
-from tests.firmware import board, one_by_default
+from tests.firmware import board, one_by_default, require_tool
 from tests.packed_networks import stack
 from tests.test_kernels_linear import random_linear, random_values
 
@@ -43,9 +47,35 @@ KINDS = [Dense, Conv2D]
 COUNTS = [pytest.param(60, id="few"), pytest.param(4000, id="many", marks=pytest.mark.slow)]
 
 
-@pytest.fixture(scope="module", params=(1, 0), ids=["long", "halves"])
+# Flags of vectors beyond those of every x86-64, and what the processor must have for them.
+X86_VECTORS = {
+    "avx2": (("-mavx2",), ("avx2",)),
+    "vnni": (("-mavx512f", "-mavx512vnni"), ("avx512f", "avx512_vnni")),
+}
+# Other processors: target and core of zig's clang, and what runs its programs.
+OTHERS = {
+    "neon-dot": ("aarch64-linux-musl", "cortex_a76", "qemu-aarch64"),
+    "neon": ("aarch64-linux-musl", "cortex_a53", "qemu-aarch64"),
+    "neon-32": ("arm-linux-musleabihf", "cortex_a7", "qemu-arm"),
+    "plain": ("arm-linux-musleabihf", "arm1176jzf_s", "qemu-arm"),
+}
+
+
+def vectors_here() -> dict[str, tuple[str, ...]]:
+    """Return the flags of all vectors that this processor has; those of every one by the name "usual"."""
+    info = Path("/proc/cpuinfo")
+    words = set(info.read_text().split()) if info.exists() else set()
+    return {
+        "usual": (),
+        **{name: flags for name, (flags, needed) in X86_VECTORS.items() if words.issuperset(needed)},
+    }
+
+
+@pytest.fixture(scope="module", params=["long", "halves", *list(vectors_here())[1:]])
 def runtime(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    return compile_runtime(tmp_path_factory.mktemp("runtime"), FILES, long_multiply=request.param)
+    more = vectors_here().get(request.param, ())
+    is_long = int(request.param != "halves")
+    return compile_runtime(tmp_path_factory.mktemp("runtime"), FILES, long_multiply=is_long, more=more)
 
 
 def cases_of(rng: np.random.Generator, network: IntegerNetwork, count: int = 3) -> list[Case]:
@@ -68,6 +98,34 @@ def test_kernels_equal_the_reference(runtime: ctypes.CDLL, kind: type, count: in
     assert require_equal(runtime, found) > 10 * count
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_lie_where_the_kernel_reads_them(kind: type) -> None:
+    """The inverse of the packing: weight k of a run of channel i is byte [k / 4][i][k % 4] of its tile."""
+    rng = np.random.default_rng(7)
+    for _ in range(60):
+        network = random_linear(rng, kind, "int8")
+        (case,) = cases_of(rng, network, 1)
+        layer = case.layer
+        assert isinstance(layer, Dense | Conv2D)
+        groups = int(getattr(layer, "groups", 1))
+        out, runs, size = len(layer.weights), 1, layer.weights[0].size
+        if isinstance(layer, Conv2D):
+            _, height, width, depth = layer.weights.shape
+            is_row = layer.window.dilation[1] == 1 and groups == 1
+            runs, size = (height, width * depth) if is_row else (height * width, depth)
+        each, fours = out // groups, -(-size // 4)
+        tiles = -(-each // 16)
+        packed = np.frombuffer(case.code.block, np.int8)[4 + 16 * groups * tiles * 16 :]
+        shape = (groups, tiles, runs, fours, 16, 4)
+        assert packed.size == np.prod(shape)
+        found = packed.reshape(shape).transpose(0, 1, 4, 2, 3, 5).reshape(groups, tiles * 16, runs, fours * 4)
+        np.testing.assert_array_equal(
+            found[:, :each, :, :size].reshape(out, -1), layer.weights.reshape(out, -1)
+        )
+        assert not found[:, each:].any()
+        assert not found[..., size:].any()
+
+
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     seed=st.integers(0, 2**32 - 1),
@@ -83,10 +141,25 @@ def test_dense_layers_of_all_sizes_equal_the_reference(
     assert require_equal(runtime, cases(network, values, order=WIDE)) == 4 * sum([*sizes[1:], out])
 
 
+@pytest.mark.parametrize("vectors", vectors_here())
 @pytest.mark.parametrize("compiler", one_by_default(("gcc", "clang"), ("clang",)))
-def test_kernels_pass_under_sanitizers(tmp_path: Path, compiler: str) -> None:
+def test_kernels_pass_under_sanitizers(tmp_path: Path, compiler: str, vectors: str) -> None:
     found = [case for kind in KINDS for case in drawn(kind, 20)]
-    require_clean(tmp_path, compiler, FILES, found, long_multiply=1)
+    require_clean(tmp_path, compiler, FILES, found, long_multiply=1, more=vectors_here()[vectors])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processor", OTHERS)
+def test_kernels_of_other_processors_equal_the_reference(tmp_path: Path, processor: str) -> None:
+    target, core, emulator = OTHERS[processor]
+    require_tool(emulator)
+    found = [case for kind in KINDS for case in drawn(kind, 40)]
+    write_files(tmp_path, {**RUNTIME, "cases.c": program(found)})
+    argv = [*ZIG, "cc", "-target", target, f"-mcpu={core}", "-std=c99"]
+    objects = compile_objects([*argv, "-O3"], with_copy(FILES), tmp_path)
+    objects += compile_objects([*argv, "-O0"], ["cases.c"], tmp_path)
+    run([*argv, "-static", *objects, "-o", "program"], tmp_path)
+    assert run([emulator, "./program"], tmp_path) == "passed\n"
 
 
 @pytest.mark.parametrize("compiler", one_by_default(("gcc", "clang"), ("gcc",)))

@@ -1,26 +1,28 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* eqrl_wide.c - FULLY_CONNECTED and CONV_2D for computers, whose compilers make vectors of plain loops.
+/* eqrl_wide.c - FULLY_CONNECTED and CONV_2D for computers.
  *
- * All sums of a row, or of a row of positions, come first: two channels share each load of an input, and K, the
- * inputs rounded up to a multiple of 32, leaves no rest to a vector. Then all of them are rescaled, in any case alike.
+ * A tile is 16 output channels: four inputs' weights of the first, four of the next, and so on, then the next four
+ * inputs. So a vector of weights meets four inputs that are the same in all its lanes, sums of channels lie in lanes,
+ * and nothing is summed across a vector. Inputs that lie side by side are a run: a row of a dense layer, a row of a
+ * window, or less where it is dilated or sees one group of several. Runs are rounded up to a multiple of four, with
+ * weights of 0, and read where they lie. All sums of a row, or of a row of positions, come first; then all of them
+ * are rescaled, in any case alike.
  *
  * x86-64 multiplies bytes only where one of them has no sign. So inputs lie 128 higher there:
  * sum(w * x) = sum(w * (x + 128)) - 128 * sum(w), whose last term the block brings along.
  */
-#include "eqrl_conv.h"
 #include "eqrl_kernels.h"
+#include "eqrl_linear.h"
+#include "eqrl_wide.h"
 
-#define ROWS 2u
-#define LANES 16u
-#define COLUMNS 32u
-
-#if defined(__x86_64__) || defined(_M_X64)
-typedef uint8_t wide_value;
-#define RAISED_BY 128
-#else
-typedef int8_t wide_value;
-#define RAISED_BY 0
-#endif
+/* The runs that an output sees, as a window does: row by row, each num_runs of them. */
+typedef struct {
+    uint32_t num_rows;
+    uint32_t row_stride;
+    uint32_t num_runs;
+    uint32_t run_stride;
+    uint32_t num_fours; /* of a run */
+} wide_runs;
 
 /* A block. */
 typedef struct {
@@ -29,24 +31,29 @@ typedef struct {
     const int32_t *multiplier;
     const int32_t *shift;
     const int8_t *weights;
-    uint32_t num_columns;
-    uint32_t num_rows; /* of weights of a group */
+    uint32_t tile_weights;
     uint32_t num_lanes; /* of a group: its output channels, rounded up */
     uint32_t all_lanes;
 } wide_layer;
+
+/* Of outputs. */
+typedef struct {
+    int32_t zero_point;
+    int32_t low;
+    int32_t high;
+} wide_range;
 
 EQRL_HELPER uint32_t round_up(uint32_t count, uint32_t multiple)
 {
     return (count + multiple - 1u) / multiple * multiple;
 }
 
-EQRL_HELPER wide_layer read_wide(const uint32_t *block, uint32_t num_inputs, uint32_t num_outputs,
+EQRL_HELPER wide_layer read_wide(const uint32_t *block, const wide_runs *runs, uint32_t num_outputs,
                                  uint32_t num_groups)
 {
     const int32_t *const words = (const int32_t *)(block + 1);
     wide_layer layer;
-    layer.num_columns = round_up(num_inputs, COLUMNS);
-    layer.num_rows = round_up(num_outputs, ROWS);
+    layer.tile_weights = runs->num_rows * runs->num_runs * runs->num_fours * FOUR * LANES;
     layer.num_lanes = round_up(num_outputs, LANES);
     layer.all_lanes = num_groups * layer.num_lanes;
     layer.ranges = (const int8_t *)block;
@@ -57,45 +64,86 @@ EQRL_HELPER wide_layer read_wide(const uint32_t *block, uint32_t num_inputs, uin
     return layer;
 }
 
-/* Multiply columns, which lie side by side, with the weights of a group. */
-EQRL_OUTLINE void add_products(const wide_layer *layer, const int8_t *weights, const wide_value *columns,
-                               uint32_t num_positions, eqrl_s32 *sums)
+#if TILES > PLACES
+#define SUMS TILES
+#else
+#define SUMS PLACES
+#endif
+
+/* The sums of so many tiles for so many positions, whose inputs lie `stride` apart. Both numbers are constants. */
+EQRL_INLINE void sum_block(const wide_layer *layer, const wide_runs *runs, const int8_t *weights,
+                           const wide_value *row, uint32_t stride, eqrl_s32 *sums, const uint32_t num_tiles,
+                           const uint32_t num_places)
 {
-    const uint32_t count = layer->num_columns / COLUMNS * COLUMNS; /* a multiple, as compilers can see */
-    const uint32_t num_rows = layer->num_rows;
-    const uint32_t all_lanes = layer->all_lanes;
-    for (uint32_t row = 0; row < num_rows; row += ROWS) {
-        const int8_t *const second = weights + count;
-        const wide_value *column = columns;
-        eqrl_s32 *two = sums + row;
-        for (uint32_t position = 0; position < num_positions; position++) {
-            int32_t sum = 0;
-            int32_t next_sum = 0;
-            for (uint32_t i = 0; i < count; i++) {
-                const int32_t value = column[i];
-                sum += weights[i] * value;
-                next_sum += second[i] * value;
+    wide_sums all[SUMS];
+    for (uint32_t i = 0; i < num_tiles * num_places; i++) {
+        clear_sums(&all[i]);
+    }
+    for (uint32_t y = 0; y < runs->num_rows; y++) {
+        const wide_value *run = row;
+        for (uint32_t x = 0; x < runs->num_runs; x++) {
+            for (uint32_t k = 0; k < runs->num_fours; k++) {
+                for (uint32_t tile = 0; tile < num_tiles; tile++) {
+                    wide_weights some;
+                    load_weights(&some, weights + tile * layer->tile_weights);
+                    for (uint32_t place = 0; place < num_places; place++) {
+                        add_four(&all[tile + place], &some, run + place * stride + k * FOUR);
+                    }
+                }
+                weights += FOUR * LANES;
             }
-            two[0] = sum;
-            two[1] = next_sum;
-            column += count;
-            two += all_lanes;
+            run += runs->run_stride;
         }
-        weights = second + count;
+        row += runs->row_stride;
+    }
+    for (uint32_t tile = 0; tile < num_tiles; tile++) {
+        for (uint32_t place = 0; place < num_places; place++) {
+            store_sums(&all[tile + place], sums + tile * LANES + place * layer->all_lanes);
+        }
+    }
+}
+
+/* All sums of a group: several tiles at once for few positions, several positions at once for many. */
+EQRL_OUTLINE void add_products(const wide_layer *layer, const wide_runs *runs, const int8_t *weights,
+                               const wide_value *values, uint32_t stride, uint32_t num_positions,
+                               eqrl_s32 *sums)
+{
+    const wide_layer own = *layer; /* which no sum changes, as compilers can see */
+    const wide_runs of = *runs;
+    uint32_t lane = 0;
+    for (; num_positions < PLACES && lane + TILES * LANES <= own.num_lanes; lane += TILES * LANES) {
+        for (uint32_t i = 0; i < num_positions; i++) {
+            sum_block(&own, &of, weights, values + i * stride, 0u, sums + lane + i * own.all_lanes, TILES, 1u);
+        }
+        weights += TILES * own.tile_weights;
+    }
+    for (; lane < own.num_lanes; lane += LANES) {
+        const wide_value *place = values;
+        eqrl_s32 *target = sums + lane;
+        uint32_t left = num_positions;
+        for (; left >= PLACES; left -= PLACES) {
+            sum_block(&own, &of, weights, place, stride, target, 1u, PLACES);
+            place += PLACES * stride;
+            target += PLACES * own.all_lanes;
+        }
+        for (; left > 0u; left--) {
+            sum_block(&own, &of, weights, place, stride, target, 1u, 1u);
+            place += stride;
+            target += own.all_lanes;
+        }
+        weights += own.tile_weights;
     }
 }
 
 /* What eqrl_requantize and eqrl_clamp compute, of as many sums as a vector has at most; nothing is hidden from
- * compilers, so that it becomes vectors.
+ * compilers, so that it becomes vectors, which have a maximum and a minimum.
  */
-EQRL_INLINE void rescale_lanes(const wide_layer *layer, uint32_t first, const eqrl_s32 *sums, int8_t *output)
+EQRL_INLINE void rescale_lanes(const wide_layer *layer, const wide_range *range, uint32_t first,
+                               const eqrl_s32 *sums, int8_t *output)
 {
     const int32_t *const bias = layer->bias + first;
     const int32_t *const multiplier = layer->multiplier + first;
     const int32_t *const shifts = layer->shift + first;
-    const int32_t zero_point = layer->ranges[1];
-    const int32_t low = layer->ranges[2];
-    const int32_t high = layer->ranges[3];
     int32_t clamped[LANES];
 
     for (uint32_t i = 0; i < LANES; i++) {
@@ -106,11 +154,9 @@ EQRL_INLINE void rescale_lanes(const wide_layer *layer, uint32_t first, const eq
         const int32_t product = eqrl_rounding_high_multiply(shifted, multiplier[i]);
         const int32_t biased = product + ((product >> 31) & is_right);
         const int32_t halves = (biased >> (~shift & is_right)) - is_right;
-        const int32_t scaled = (halves >> (is_right & 1)) + zero_point;
-        const int32_t below = scaled - low;
-        const int32_t raised = scaled - (below & (below >> 31));
-        const int32_t above = high - raised;
-        clamped[i] = raised + (above & (above >> 31));
+        const int32_t scaled = (halves >> (is_right & 1)) + range->zero_point;
+        const int32_t raised = scaled < range->low ? range->low : scaled;
+        clamped[i] = raised > range->high ? range->high : raised;
     }
     for (uint32_t i = 0; i < LANES; i++) {
         output[i] = (int8_t)clamped[i];
@@ -122,10 +168,11 @@ EQRL_OUTLINE void rescale(const wide_layer *layer, const eqrl_s32 *sums, int8_t 
                           uint32_t num_outputs)
 {
     const wide_layer own = *layer; /* which no output changes, as compilers can see */
+    const wide_range range = {own.ranges[1], own.ranges[2], own.ranges[3]};
     for (uint32_t position = 0; position < num_positions; position++) {
         for (uint32_t group = 0; group < own.all_lanes; group += own.num_lanes) {
             for (uint32_t i = 0; i < own.num_lanes; i += LANES) {
-                rescale_lanes(&own, group + i, sums, output + i);
+                rescale_lanes(&own, &range, group + i, sums, output + i);
                 sums += LANES;
             }
             output += num_outputs;
@@ -133,7 +180,7 @@ EQRL_OUTLINE void rescale(const wide_layer *layer, const eqrl_s32 *sums, int8_t 
     }
 }
 
-EQRL_OUTLINE void raise_values(const int8_t *input, wide_value *values, uint32_t count)
+EQRL_INLINE void raise_values(const int8_t *input, wide_value *values, uint32_t count)
 {
     for (uint32_t i = 0; i < count; i++) {
         values[i] = (wide_value)(input[i] + RAISED_BY);
@@ -143,29 +190,73 @@ EQRL_OUTLINE void raise_values(const int8_t *input, wide_value *values, uint32_t
 EQRL_CODE void eqrl_dense_wide_s8(const uint32_t *block, const int8_t *input, int8_t *output, void *column,
                                   uint32_t num_rows, uint32_t num_inputs, uint32_t num_outputs)
 {
-    const wide_layer layer = read_wide(block, num_inputs, num_outputs, 1u);
+    const wide_runs runs = {1u, 0u, 1u, 0u, round_up(num_inputs, FOUR) / FOUR};
+    const wide_layer layer = read_wide(block, &runs, num_outputs, 1u);
     wide_value *const values = (wide_value *)column;
-    eqrl_s32 *const sums = (eqrl_s32 *)(void *)(values + layer.num_columns);
+    eqrl_s32 *const sums = (eqrl_s32 *)(void *)(values + runs.num_fours * FOUR);
 
     for (uint32_t row = 0; row < num_rows; row++) {
         raise_values(input, values, num_inputs);
-        add_products(&layer, layer.weights, values, 1u, sums);
+        add_products(&layer, &runs, layer.weights, values, 0u, 1u, sums);
         rescale(&layer, sums, output, 1u, num_outputs);
         input += num_inputs;
         output += num_outputs;
     }
 }
 
-/* The columns of a row of positions, side by side, as one group sees them. */
-EQRL_HELPER void fill_columns(const wide_layer *layer, eqrl_conv_place *place, const wide_value *image,
-                              wide_value *columns, const eqrl_window *window, uint32_t depth, uint32_t y)
+/* How far windows reach, from the beginning of the padding. */
+EQRL_HELPER uint32_t reach(const eqrl_axis *axis)
 {
-    const int8_t zero = (int8_t)(layer->ranges[0] + RAISED_BY);
-    for (uint32_t x = 0; x < window->x.output; x++) {
-        eqrl_move_conv_place(place, window, depth, y, x);
-        eqrl_fill_column(place, (const int8_t *)image, zero, (int8_t *)columns);
-        columns += layer->num_columns;
+    return (axis->output - 1u) * axis->stride + (axis->kernel - 1u) * axis->dilation + 1u;
+}
+
+EQRL_OUTLINE void fill_values(wide_value *values, wide_value value, uint32_t count)
+{
+    EQRL_ROLLED
+    for (uint32_t i = 0; i < count; i++) {
+        values[i] = (wide_value)eqrl_opaque(value); /* no memset */
     }
+}
+
+EQRL_HELPER uint32_t at_most(uint32_t limit, uint32_t value)
+{
+    return value < limit ? value : limit;
+}
+
+/* What windows see of an image, with its padding: so that all of them lie inside. */
+EQRL_OUTLINE void raise_image(const int8_t *input, wide_value *image, const eqrl_window *window, wide_value zero)
+{
+    const uint32_t height = reach(&window->y);
+    const uint32_t width = reach(&window->x) * window->input_channels;
+    const uint32_t input_width = window->x.input * window->input_channels;
+    const uint32_t before = at_most(width, window->x.padding * window->input_channels);
+    const uint32_t inside = at_most(width - before, input_width);
+
+    for (uint32_t y = 0; y < height; y++) {
+        if (y >= window->y.padding && y - window->y.padding < window->y.input) {
+            fill_values(image, zero, before);
+            raise_values(input, image + before, inside);
+            fill_values(image + before + inside, zero, width - before - inside);
+            input += input_width;
+        } else {
+            fill_values(image, zero, width);
+        }
+        image += width;
+    }
+}
+
+/* The runs of a window in such an image. */
+EQRL_HELPER wide_runs find_runs(const eqrl_window *window, uint32_t depth)
+{
+    const uint32_t channels = window->input_channels;
+    const uint32_t is_whole = window->x.dilation == 1u && depth == channels ? 1u : 0u;
+    wide_runs runs;
+    runs.num_rows = window->y.kernel;
+    runs.row_stride = window->y.dilation * reach(&window->x) * channels;
+    runs.num_runs = is_whole != 0u ? 1u : window->x.kernel;
+    runs.run_stride = window->x.dilation * channels;
+    runs.num_fours = round_up(is_whole != 0u ? window->x.kernel * depth : depth, FOUR) / FOUR;
+    return runs;
 }
 
 /* Without a division, as not all cores have one. */
@@ -183,27 +274,28 @@ EQRL_CODE void eqrl_conv_wide_s8(const uint32_t *block, const int8_t *input, int
 {
     const uint32_t num_groups = count_groups(window, depth);
     const uint32_t num_positions = window->x.output;
-    const uint32_t size = window->y.input * window->x.input * window->input_channels;
-    const wide_layer layer =
-        read_wide(block, window->y.kernel * window->x.kernel * depth, group_outputs, num_groups);
-    wide_value *const columns = (wide_value *)column;
-    eqrl_s32 *const sums = (eqrl_s32 *)(void *)(columns + num_positions * layer.num_columns);
+    const uint32_t stride = window->x.stride * window->input_channels;
+    const uint32_t row_stride = window->y.stride * reach(&window->x) * window->input_channels;
+    const wide_runs runs = find_runs(window, depth);
+    const wide_layer layer = read_wide(block, &runs, group_outputs, num_groups);
+    const wide_value zero = (wide_value)(layer.ranges[0] + RAISED_BY);
+    eqrl_s32 *const sums = (eqrl_s32 *)column;
     wide_value *const image = (wide_value *)(void *)(sums + num_positions * layer.all_lanes);
-    eqrl_conv_place place;
 
-    eqrl_begin_conv_place(&place, window, depth);
     for (uint32_t i = 0; i < window->num_images; i++) {
-        raise_values(input, image, size);
+        const wide_value *row = image;
+        raise_image(input, image, window, zero);
         for (uint32_t y = 0; y < window->y.output; y++) {
             const int8_t *weights = layer.weights;
             for (uint32_t group = 0; group < num_groups; group++) {
-                fill_columns(&layer, &place, image + group * depth, columns, window, depth, y);
-                add_products(&layer, weights, columns, num_positions, sums + group * layer.num_lanes);
-                weights += layer.num_rows * layer.num_columns;
+                add_products(&layer, &runs, weights, row + group * depth, stride, num_positions,
+                             sums + group * layer.num_lanes);
+                weights += layer.num_lanes / LANES * layer.tile_weights;
             }
             rescale(&layer, sums, output, num_positions, group_outputs);
             output += num_positions * window->output_channels;
+            row += row_stride;
         }
-        input += size;
+        input += window->y.input * window->x.input * window->input_channels;
     }
 }
