@@ -1,7 +1,7 @@
 """The bundle: a folder whose manifest links every artefact of a policy by its sha256."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -43,8 +43,12 @@ class Bundle:
     def drop(self, prefix: str) -> None:
         """Remove every artefact whose path starts with `prefix`: it is about to be made anew."""
         for path in [p for p in self.artefacts if p.startswith(prefix)]:
-            (self.folder / path).unlink(missing_ok=True)
+            place = self.folder / path
+            place.unlink(missing_ok=True)
             del self.artefacts[path]
+            with suppress(OSError):  # of a folder that something is left in, or that is gone
+                for parent in place.relative_to(self.folder).parents[:-1]:
+                    (self.folder / parent).rmdir()
 
     def read(self, path: str) -> bytes:
         """Return an artefact's bytes; raise DataError if it is absent or not what the manifest says."""

@@ -48,9 +48,14 @@ def test_stage_that_fails_leaves_the_bundle_as_it_was(folder: Path) -> None:
 def test_dropped_artefacts_are_gone_from_disk_and_manifest(folder: Path) -> None:
     with edit_bundle(folder) as bundle:
         bundle.add("src/a.c", b"int x;")
+        bundle.add("src/more/b.c", b"int y;")
+        bundle.add("firmware/x.bin", b"")
+    (folder / "firmware" / "notes.txt").write_text("of the user")
     with edit_bundle(folder) as bundle:
         bundle.drop("src/")
-    assert not (folder / "src" / "a.c").exists()
+        bundle.drop("firmware/")
+    assert not (folder / "src").exists()
+    assert [path.name for path in (folder / "firmware").iterdir()] == ["notes.txt"]
     assert not open_bundle(folder).has("src/a.c")
 
 

@@ -123,6 +123,15 @@ def test_exporting_again_is_byte_identical(fresh: Path) -> None:
     assert after == before
 
 
+def test_build_says_where_sources_are_exported_again(fresh: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["build", str(fresh), "--board", "rpi-pico"]) == 0
+    assert "/src was exported again, with weights in the order `biased`.\n" in capsys.readouterr().out
+    assert run(["build", str(fresh), "--board", "rpi-pico"]) == 0
+    assert "exported again" not in capsys.readouterr().out
+    assert run(["build", str(fresh), "--board", "mps2-an386", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["order"] == "lanes"
+
+
 def test_report_says_nothing_of_firmware_that_is_gone(fresh: Path) -> None:
     assert run(["export", str(fresh), "--no-self-test"]) == 0
     report, manifest = report_of(fresh), json.loads((fresh / "manifest.json").read_text())

@@ -109,7 +109,7 @@ def _sheet(board: "Board") -> Iterator[list[str]]:
     yield ["FPU", board.fpu, sources["fpu"]]
     yield ["clock", f"{board.clock_hz / 1e6:g} MHz", sources["clock_hz"]]
     for region in board.regions:
-        yield [region.name, _described(region), board.source_of(region)]
+        yield [region.name, _described(region, board.kind), board.source_of(region)]
     if board.serial is not None:
         uart = board.uart
         interrupt = "polled" if uart.irq is None else f"interrupt {uart.irq}"
@@ -130,7 +130,7 @@ def _sheet(board: "Board") -> Iterator[list[str]]:
     yield ["made", _MADE[board.kind], "figures are the documents', not measured on the board"]
 
 
-def _described(region: "Region") -> str:
+def _described(region: "Region", kind: str) -> str:
     parts = [f"{region.kind}, {_size(region.bytes)} at {region.start:#010x}"]
     if region.wait_states is not None:
         parts.append(f"{region.wait_states} wait states a read of {region.read_bytes} B")
@@ -140,7 +140,7 @@ def _described(region: "Region") -> str:
         parts.append(f"erased by {region.erase_bytes:,} B, written by {region.program_bytes:,} B")
     if region.reserved:
         parts.append("reserved: never written")
-    elif region.name not in ("flash", "ram", "boot2"):
+    elif kind == "mcu" and region.name != "boot2":
         parts.append(f"--place: {', '.join(region.holds) or 'nothing'}")
     return "; ".join([*parts, *([region.note] if region.note else [])])
 

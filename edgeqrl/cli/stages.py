@@ -252,24 +252,30 @@ def build(bundle: Path, board: str, as_json: bool, **options: Any) -> None:
         from edgeqrl import pipeline, stages
         from edgeqrl.bundle import edit_bundle
         from edgeqrl.cli.linux_view import built_text
+        from edgeqrl.stages.packing import read_order
         from firmware_export.build import Firmware
         from firmware_export.realtime import realtime_sentence, realtime_sheet, stack_sentence
 
         with edit_bundle(bundle) as edited:
             target = pipeline.open_board(board)
+            order_before = read_order(edited)
             built = stages.build_target(edited, target, settings_from(options), progress=progress)
-            period = stages.control_period_of(edited)
+            order, period = read_order(edited), stages.control_period_of(edited)
+        reordered = ""
+        if order != order_before:
+            reordered = f"{bundle / 'src'} was exported again, with weights in the order `{order}`.\n"
         if not isinstance(built, Firmware):
-            _tell(as_json, *built_text(bundle, target, built))
+            facts, text = built_text(bundle, target, built)
+            _tell(as_json, {**facts, "order": order}, reordered + text)
             return
         firmware = built
         sheet = realtime_sheet(firmware, target, control_period_s=period)
-    facts = {"board": target.name, "compiler": firmware.compiler, **asdict(firmware.sizes)}
+    facts = {"board": target.name, "compiler": firmware.compiler, "order": order, **asdict(firmware.sizes)}
     facts |= {name: sheet[name] for name in ("regions", "placement")} | {"realtime": sheet}
     _tell(
         as_json,
         facts,
-        f"{bundle / 'firmware'} for {target.name} by {firmware.compiler}: "
+        f"{reordered}{bundle / 'firmware'} for {target.name} by {firmware.compiler}: "
         f"{', '.join(_region_text(use) for use in sheet['regions'])}.\n"
         f"{stack_sentence(sheet)}\n"
         f"{bundle / 'firmware' / 'realtime.md'}: {realtime_sentence(sheet)}\n"

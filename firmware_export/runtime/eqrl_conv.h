@@ -33,7 +33,7 @@ typedef struct {
 } eqrl_conv_place;
 
 /* A window that lies inside the input wherever it stands needs no search. */
-EQRL_HELPER uint32_t eqrl_is_inside(const eqrl_axis *axis)
+EQRL_OUTLINE uint32_t eqrl_is_inside(const eqrl_axis *axis)
 {
     const uint32_t last = (axis->output - 1u) * axis->stride + (axis->kernel - 1u) * axis->dilation;
     return axis->padding == 0u && last < axis->input ? 1u : 0u;
@@ -120,17 +120,16 @@ EQRL_OUTLINE int8_t *eqrl_copy_runs(int8_t *target, const int8_t *source, uint32
     }
 #else
     if ((((uintptr_t)target | (uintptr_t)source | run | stride) & 3u) == 0u) { /* as in eqrl_copy */
-        eqrl_u32 *to = (eqrl_u32 *)(void *)target;
         for (uint32_t i = 0; i < num_runs; i++) {
-            const eqrl_u32 *const from = (const eqrl_u32 *)(const void *)source;
             EQRL_ROLLED
-            for (uint32_t j = 0; j < run / 4u; j++) {
-                to[j] = (uint32_t)eqrl_opaque((int32_t)from[j]);
+            for (uint32_t j = 0; j < run; j += 4u) {
+                const uint32_t word = *(const eqrl_u32 *)(const void *)(source + j);
+                *(eqrl_u32 *)(void *)(target + j) = (uint32_t)eqrl_opaque((int32_t)word);
             }
-            to += run / 4u;
+            target += run;
             source += stride;
         }
-        return (int8_t *)(void *)to;
+        return target;
     }
     for (uint32_t i = 0; i < num_runs; i++) {
         EQRL_ROLLED

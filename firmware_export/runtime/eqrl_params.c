@@ -25,9 +25,16 @@ uint32_t eqrl_crc32(uint32_t crc, const void *bytes, uint32_t num_bytes)
 /* Of a blob without its crc32, reserved and signature. */
 static uint32_t checksum(const uint8_t *bytes, uint32_t total_bytes)
 {
-    const uint32_t first = (uint32_t)sizeof(eqrl_params_header);
-    const uint32_t head = eqrl_crc32(0xFFFFFFFFu, bytes, (uint32_t)offsetof(eqrl_params_header, crc32));
-    return ~eqrl_crc32(head, bytes + first, total_bytes - first);
+    const uint8_t *from = bytes;
+    uint32_t num_bytes = (uint32_t)offsetof(eqrl_params_header, crc32);
+    uint32_t crc = 0xFFFFFFFFu;
+    EQRL_ROLLED
+    for (uint32_t part = 0; part < 2u; part++) {
+        crc = eqrl_crc32(crc, from, num_bytes);
+        from = bytes + sizeof(eqrl_params_header);
+        num_bytes = total_bytes - (uint32_t)sizeof(eqrl_params_header);
+    }
+    return ~crc;
 }
 
 eqrl_status eqrl_params_check(const void *params, uint32_t total_bytes, const uint32_t contract[8])

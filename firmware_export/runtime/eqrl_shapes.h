@@ -38,21 +38,23 @@ typedef struct {
 
 EQRL_HELPER void eqrl_find_span(eqrl_span *span, const eqrl_axis *axis, uint32_t output)
 {
-    const uint32_t corner = output * axis->stride;
     const uint32_t end = axis->input + axis->padding;
+    uint32_t place = output * axis->stride;
     span->first = 0u;
     span->last = axis->kernel;
-    span->start = corner;
+    span->start = place;
+    place += (axis->kernel - 1u) * axis->dilation;
+    EQRL_ROLLED
+    while (span->first < span->last && place >= end) {
+        span->last--;
+        place -= axis->dilation;
+    }
     EQRL_ROLLED
     while (span->first < span->last && span->start < axis->padding) {
         span->first++;
         span->start += axis->dilation;
     }
     span->start -= axis->padding;
-    EQRL_ROLLED
-    while (span->first < span->last && corner + (span->last - 1u) * axis->dilation >= end) {
-        span->last--;
-    }
     span->start = span->first < span->last ? span->start : 0u;
 }
 
