@@ -20,8 +20,8 @@ from scipy.optimize import lsq_linear
 from edgeqrl.backends import EMULATED_CORES
 from edgeqrl.backends.host_c import policy_of_network
 from edgeqrl.data import data_folder
-from edgeqrl.network.ir import IntegerNetwork, Tensor
-from edgeqrl.network.layers import Conv2D, Dense, DepthwiseConv2D, Interpolation, Linear, Lookup
+from edgeqrl.network.ir import IntegerNetwork, Layer, Tensor
+from edgeqrl.network.layers import Conv2D, Dense, DepthwiseConv2D, Interpolation, Lookup
 from edgeqrl.network.layers.window import Window
 from firmware_export.board import load_board
 from firmware_export.build import compile_firmware
@@ -38,14 +38,12 @@ from firmware_export.workload import Work, work_of
 CLASSES = ("cortex-m0plus", "cortex-m3", "cortex-m4", "cortex-m55", "rv32imac")
 DENSE = ((4, 64), (17, 64), (64, 64), (64, 2), (64, 6), (128, 32), (256, 32), (32, 128))
 # input side, input channels, output channels, kernel, stride, padding
-CONV = (
+CONV: tuple[tuple[int, int, int, int, int, int], ...] = (
     (10, 4, 16, 3, 1, 0),
     (6, 2, 6, 3, 1, 1),
     (8, 4, 8, 3, 2, 1),
     (5, 16, 16, 3, 1, 1),
     (4, 8, 16, 1, 1, 0),
-)
-CONV += (
     (8, 1, 8, 4, 2, 0),
     (6, 4, 32, 3, 1, 0),
     (5, 8, 64, 3, 1, 1),
@@ -64,14 +62,14 @@ def layers(dtype: str) -> Iterator[tuple[IntegerNetwork, int]]:
     for bits in BITS:
         for inputs, outputs in DENSE:
             yield single(Dense, (outputs, inputs), (inputs,), (outputs,), dtype), bits
-        for side, channels, outputs, kernel, *steps in CONV:
-            yield (
-                convolution(Conv2D, (outputs, kernel, kernel, channels), side, channels, *steps, dtype),
-                bits,
-            )
-    for side, _, channels, kernel, *steps in CONV:
-        shape = (channels, kernel, kernel)
-        yield convolution(DepthwiseConv2D, shape, side, channels, *steps, dtype), UNPACKED
+        for side, channels, outputs, kernel, stride, padding in CONV:
+            shape = (outputs, kernel, kernel, channels)
+            yield convolution(Conv2D, shape, side, channels, stride, padding, dtype), bits
+    for side, _, channels, kernel, stride, padding in CONV:
+        yield (
+            convolution(DepthwiseConv2D, (channels, kernel, kernel), side, channels, stride, padding, dtype),
+            UNPACKED,
+        )
     for size in TABLES:
         source, target = tensors((size,), (size,), dtype)
         layer: Any = Lookup("y", "RELU", "x", "y", np.zeros(256, np.int8))
@@ -102,7 +100,7 @@ def single(
     weights = np.tile(np.array([-1, 0, 1], np.int8), -(-int(np.prod(shape)) // 3))[: int(np.prod(shape))]
     numbers = (np.zeros(out, np.int64), np.full(out, 2**30, np.int32), np.full(out, -6, np.int32))
     limits = ends[1].range
-    layer: Linear = kind(
+    layer: Layer = kind(
         "y", "x", "y", weights.reshape(shape), *numbers, *limits, *more, is_wide=dtype == "int16"
     )
     return IntegerNetwork({"x": ends[0], "y": ends[1]}, ("x",), ("y",), (layer,))

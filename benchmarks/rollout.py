@@ -140,13 +140,12 @@ def keras_twin(network: IntegerNetwork) -> Any:
 
 
 def float_tflite(model: Any) -> bytes:
-    """Convert a Keras model as `edgeqrl quantize` does."""
+    """Convert a Keras model to a float32 network, as `edgeqrl quantize` does first."""
     from edgeqrl.quantize.frozen import freeze
     from edgeqrl.quantize.tflite import Converter
 
     with Converter() as converter:
-        rows = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32)
-        return converter.convert(freeze(agent_of(model)), rows)[1]
+        return converter.to_float(freeze(agent_of(model)))
 
 
 def agent_of(model: Any) -> Any:

@@ -138,6 +138,13 @@ def times(
     return np.concatenate([judged(world.noise(rng, (rows, n))) for rows in in_chunks(replications)])
 
 
+def judge(
+    found: Callable[[Array, float, float], NDArray[np.int64]], drop: float, edge: float
+) -> Callable[[Array], NDArray[np.int64]]:
+    """Return what judges noise about a mean drop; an edge below 0 turns the noise round."""
+    return lambda noise: found(drop + np.sign(edge) * noise, edge, ALPHA)
+
+
 def type_one(sizes: dict[str, int]) -> list[dict[str, Any]]:
     """Return the error rates at a true mean of exactly the limit (and just below, for FAIL)."""
     counts = resample_counts(sizes["resamples"])
@@ -145,9 +152,9 @@ def type_one(sizes: dict[str, int]) -> list[dict[str, Any]]:
     rows = []
     for world in WORLDS:
         worst = world.worst_loss
-        passed = times(world, "PASS", reps, MOST, lambda z, w=worst: pass_times(1 + z, w, ALPHA))
-        failed = times(world, "FAIL", reps, MOST, lambda z, w=worst: fail_times(1 - z, -w, ALPHA))
-        below = times(world, "below", reps, MOST, lambda z, w=worst: fail_times(0.95 - z, -w, ALPHA))
+        passed = times(world, "PASS", reps, MOST, judge(pass_times, 1, worst))
+        failed = times(world, "FAIL", reps, MOST, judge(fail_times, 1, -worst))
+        below = times(world, "below", reps, MOST, judge(fail_times, 0.95, -worst))
         row: dict[str, Any] = {"world": world.name, "worst_loss": worst, "replications": reps}
         for name, found in (("pass", passed), ("fail", failed), ("fail_just_below", below)):
             for n in (FIXED, MOST):
@@ -166,7 +173,7 @@ def long_runs(replications: int) -> list[dict[str, Any]]:
     for world in WORLDS:
         if world.is_run_long:
             worst = world.worst_loss
-            found = times(world, "long", replications, LONG, lambda z, w=worst: pass_times(1 + z, w, ALPHA))
+            found = times(world, "long", replications, LONG, judge(pass_times, 1, worst))
             rows.append(
                 {
                     "world": world.name,
@@ -239,7 +246,7 @@ def power(replications: int) -> list[dict[str, Any]]:
                 drops = drop + normal_noise(noise, spread, worst - drop)
                 judge = pass_times if drop < 1 else fail_times
                 edge = worst if drop < 1 else -worst
-                row = {"spread": spread, "worst_loss": worst, "drop": drop}
+                row: dict[str, Any] = {"spread": spread, "worst_loss": worst, "drop": drop}
                 row |= summary(judge(drops, edge, FIRST_ALPHA))
                 if drop < 1:
                     row["t_test_ninety"] = t_test_episodes(spread, drop, FIRST_ALPHA)
@@ -272,7 +279,7 @@ def agrapa_times(gains: Array, alpha: float) -> NDArray[np.int64]:
 
 def shares_of(num_stakes: int, exponent: float) -> Array:
     weights = 1.0 / np.arange(1, num_stakes + 1) ** exponent
-    return weights / weights.sum()
+    return np.asarray(weights / weights.sum())
 
 
 def alternatives(replications: int) -> list[dict[str, Any]]:

@@ -29,10 +29,10 @@ def fill_page(page: Path, found: dict[str, str]) -> None:
     text = page.read_text()
     for marker, table in found.items():
         pattern = rf"(<!-- {marker} -->\n).*?(<!-- end {marker} -->)"
-        place = re.compile(pattern, re.DOTALL)
-        if len(place.findall(text)) != 1:
+        places = list(re.finditer(pattern, text, re.DOTALL))
+        if len(places) != 1:
             raise SystemExit(f"{page} has no place for '{marker}'")
-        text = place.sub(lambda at, table=table: f"{at[1]}{table}\n{at[2]}", text)
+        text = f"{text[: places[0].end(1)]}{table}\n{text[places[0].start(2) :]}"
     page.write_text(text)
 
 

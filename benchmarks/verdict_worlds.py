@@ -47,7 +47,7 @@ def _skewed(draw: Draw, mean_below: Callable[[float], float], scale: float, wors
     cut = brentq(lambda c: scale * (c - mean_below(c)) - room, 0.5 * room / scale, 10 + 3 * room / scale)
 
     def noise(rng: np.random.Generator, shape: tuple[int, int]) -> Array:
-        return np.minimum(scale * (np.minimum(draw(rng, shape), cut) - mean_below(cut)), room)
+        return np.asarray(np.minimum(scale * (np.minimum(draw(rng, shape), cut) - mean_below(cut)), room))
 
     return noise
 
@@ -62,7 +62,7 @@ def _catastrophe(chance: float, worst_loss: float) -> Draw:
 
     def noise(rng: np.random.Generator, shape: tuple[int, int]) -> Array:
         usual = rest + normal_noise(rng.normal(size=shape), 1, 5)
-        return np.where(rng.random(shape) < chance, worst_loss, usual) - 1
+        return np.where(rng.random(shape) < chance, worst_loss, usual) - 1.0
 
     return noise
 
@@ -73,7 +73,7 @@ def _paired(correlation: float) -> Draw:
     def noise(rng: np.random.Generator, shape: tuple[int, int]) -> Array:
         float_return = 10 * rng.normal(size=shape)
         own = np.sqrt(1 - correlation**2) * 10 * rng.normal(size=shape)
-        return np.clip(float_return - (correlation * float_return + own), -39, 39)
+        return np.asarray(np.clip(float_return - (correlation * float_return + own), -39, 39))
 
     return noise
 
@@ -81,7 +81,7 @@ def _paired(correlation: float) -> Draw:
 def _two_values(low: float, high: float) -> Draw:
     """Return noise about 1 that takes only these two drops."""
     chance = (1 - low) / (high - low)
-    return lambda rng, shape: np.where(rng.random(shape) < chance, high, low) - 1
+    return lambda rng, shape: np.asarray(np.where(rng.random(shape) < chance, high, low) - 1, np.float64)
 
 
 def _exponential_below(cut: float) -> float:
