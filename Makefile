@@ -69,7 +69,7 @@ benchmarks: setup
 		--bits 8 4 3 2 --page docs/benchmarks.md
 	@$(BIN)/python benchmarks/rates.py
 	@TF_CPP_MIN_LOG_LEVEL=2 TF_ENABLE_ONEDNN_OPTS=0 $(BIN)/python benchmarks/rollout.py
-	@$(BIN)/python benchmarks/host.py --orders
+	@$(BIN)/python benchmarks/host.py --models a b c d e f --orders
 	@$(BIN)/python benchmarks/convert.py
 	@$(BIN)/python benchmarks/startup.py
 	@$(BIN)/python benchmarks/verdict.py --plots docs/images --page docs/calibration.md

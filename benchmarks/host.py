@@ -5,8 +5,9 @@
 Prints a table in Markdown. Everything of a network is timed in one run, round by round, one after the other,
 and the medians of rounds are compared: only these ratios mean anything on another machine. LiteRT's call is
 `set_tensor`, `invoke` and `get_tensor` of ai-edge-litert's interpreter with one thread; ours is the function
-of `HostC.single`, array in, array out. A batch is one call of `HostC.infer` with all rows, per row. Answers
-are compared with the reference first. `--orders` adds the same batch with weights in the orders of boards.
+of `HostC.single`, array in, array out. A batch is one call of `HostC.infer` with all rows, per row. Our
+answers are compared with the reference first. `--orders` adds the same batch with weights in the orders of
+boards.
 """
 
 import argparse
@@ -70,7 +71,11 @@ def measure(tflite: bytes, orders: Sequence[str], rounds: int) -> dict[str, floa
     loops: dict[str, tuple[Loop, int]] = {"litert": (litert(tflite, network, inputs), 1)}
     backend = HostCNetwork(network)
     require_equal(backend.run(inputs), expected)
-    loops["single"] = (repeated(backend.host.single(), *(inputs[name][0] for name in network.inputs)), 1)
+    single, first = backend.host.single(), [inputs[name][0] for name in network.inputs]
+    require_equal(
+        {name: a[None] for name, a in zip(network.outputs, single(*first), strict=True)}, expected, 1
+    )
+    loops["single"] = (repeated(single, *first), 1)
     loops[WIDE] = (repeated(backend.run, inputs), BATCH)
     for order in orders:
         host = HostC(replace(policy_of_network(network), order=order, weight_bits=()))
@@ -114,10 +119,10 @@ def repeated(call: Callable[..., object], *arguments: Any) -> Loop:
     return loop
 
 
-def require_equal(found: dict[str, Any], expected: dict[str, Any]) -> None:
+def require_equal(found: dict[str, Any], expected: dict[str, Any], rows: int = 8) -> None:
     """Stop where a backend does not answer as the reference."""
     for name, values in expected.items():
-        np.testing.assert_array_equal(found[name][: len(values)], values)
+        np.testing.assert_array_equal(found[name][:rows], values[:rows])
 
 
 def repeats(loop: Loop) -> int:

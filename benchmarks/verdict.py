@@ -244,10 +244,10 @@ def power(replications: int) -> list[dict[str, Any]]:
         for worst in WORST_LOSSES:
             for drop in DROPS + FAILING_DROPS:
                 drops = drop + normal_noise(noise, spread, worst - drop)
-                judge = pass_times if drop < 1 else fail_times
+                found = pass_times if drop < 1 else fail_times
                 edge = worst if drop < 1 else -worst
                 row: dict[str, Any] = {"spread": spread, "worst_loss": worst, "drop": drop}
-                row |= summary(judge(drops, edge, FIRST_ALPHA))
+                row |= summary(found(drops, edge, FIRST_ALPHA))
                 if drop < 1:
                     row["t_test_ninety"] = t_test_episodes(spread, drop, FIRST_ALPHA)
                     row[f"t_test_power_{FIXED}"] = t_test_power(spread, drop)

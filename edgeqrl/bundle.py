@@ -46,8 +46,8 @@ class Bundle:
             place = self.folder / path
             place.unlink(missing_ok=True)
             del self.artefacts[path]
-            with suppress(OSError):  # of a folder that something is left in, or that is gone
-                for parent in place.relative_to(self.folder).parents[:-1]:
+            for parent in Path(path).parents[:-1]:
+                with suppress(OSError):  # of a folder that something is left in, or that is gone
                     (self.folder / parent).rmdir()
 
     def read(self, path: str) -> bytes:

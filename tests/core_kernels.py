@@ -175,20 +175,21 @@ def require_emulated(kernels: Kernels, drawn: Sequence[Drawn]) -> int:
     return total
 
 
-def random_layer(rng: np.random.Generator, kind: type, order: str) -> Drawn:
-    """Draw a layer of any size up to a few vectors, with usual scales in two of three."""
+def random_layer(rng: np.random.Generator, kind: type, order: str, tile: int = 4) -> Drawn:
+    """Draw a layer of up to a few vectors and some tiles of channels, with usual scales in two of three."""
     while True:
         window: tuple[Window, ...] = ()
         shape: tuple[int, ...]
         shape_in: tuple[int, ...]
         shape_out: tuple[int, ...]
-        rows, columns, out = (int(n) for n in (rng.integers(1, 4), rng.integers(1, 100), rng.integers(1, 20)))
+        sizes = rng.integers(1, 4), rng.integers(1, 100), rng.integers(1, 5 * tile)
+        rows, columns, out = map(int, sizes)
         if kind is Dense:
             shape, shape_in, shape_out = (out, columns), (rows, columns), (rows, out)
         else:
             groups = int(rng.choice([1, 1, 1, 2, 3]))
             depth = int(rng.choice([rng.integers(1, 6), rng.integers(1, 40)]))
-            out = groups * int(rng.choice([4, 8, 12, rng.integers(1, 12)]))
+            out = groups * int(rng.choice([tile, 2 * tile, 3 * tile, rng.integers(1, 3 * tile)]))
             window = (random_window(rng, depth * groups, out),)
             shape = (out, *window[0].kernel, depth)
             shape_in, shape_out = window[0].input_shape, window[0].output_shape

@@ -1,6 +1,7 @@
 """The manifest links every artefact by its sha256, and nothing foreign is replaced or believed."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,9 @@ def test_dropped_artefacts_are_gone_from_disk_and_manifest(folder: Path) -> None
     with edit_bundle(folder) as bundle:
         bundle.add("src/a.c", b"int x;")
         bundle.add("src/more/b.c", b"int y;")
+        bundle.add("src/gone/c.c", b"")
         bundle.add("firmware/x.bin", b"")
+    shutil.rmtree(folder / "src" / "gone")
     (folder / "firmware" / "notes.txt").write_text("of the user")
     with edit_bundle(folder) as bundle:
         bundle.drop("src/")

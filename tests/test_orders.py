@@ -237,11 +237,14 @@ def test_a_core_rescales_every_usual_shift_as_the_reference(variant: tuple[Kerne
 
 
 def test_all_inputs_take_the_same_instructions(variant: tuple[Kernels, str]) -> None:
-    kernels, order = variant
+    require_one_trace(*variant, is_usual=True)
+
+
+def require_one_trace(kernels: Kernels, order: str, *, is_usual: bool) -> None:
     rng = np.random.default_rng(2)
-    drawn = [random_layer(rng, kind, order) for kind in (Dense, Conv2D) for _ in range(8)]
-    drawn = [one for one in drawn if one.is_usual]
-    assert len(drawn) > 5
+    drawn = [random_layer(rng, kind, order) for kind in (Dense, Conv2D) for _ in range(60)]
+    drawn = [one for one in drawn if one.is_usual == is_usual][::3]
+    assert len(drawn) > 3
     for one in drawn:
         traces = {kernels.trace(one.code, values, one.expected.shape[1]) for values in one.values}
         assert len(traces) == 1
@@ -288,6 +291,10 @@ def test_unusual_layers_equal_the_reference_on_a_core(unusual: tuple[Kernels, st
     found += [one for one in long_rows(order) if not one.is_usual]
     assert len(found) > count / 2
     require_emulated(kernels, found)
+
+
+def test_all_inputs_of_unusual_layers_take_the_same_instructions(unusual: tuple[Kernels, str]) -> None:
+    require_one_trace(*unusual, is_usual=False)
 
 
 @pytest.mark.parametrize("order", INT8)

