@@ -106,7 +106,7 @@ class _Placed:
         self, code: LayerCode, in_bytes: int, output_bytes: int, free: int, inputs_end: int | None
     ) -> None:
         self._block = code.block
-        self._shapes = b"".join(_words(a) for a in code.arguments if isinstance(a, Rows))
+        self._shapes = b"".join(words(a) for a in code.arguments if isinstance(a, Rows))
         assert code.scratch_bytes is not None
         padded = output_bytes + code.behind_output
         shapes = free + len(code.block)
@@ -132,7 +132,7 @@ class _Placed:
         return self._block + self._shapes + self.room + values.tobytes()
 
 
-def _words(argument: Rows) -> bytes:
+def words(argument: Rows) -> bytes:
     """Return rows of numbers and tuples of numbers as words."""
     flat = [n for row in argument.rows for v in row for n in (v if isinstance(v, tuple) else (v,))]
     return np.array(flat, np.uint32).tobytes()
