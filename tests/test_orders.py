@@ -52,7 +52,7 @@ from tests.core_kernels import (
     require_emulated,
 )
 from tests.firmware import one_by_default
-from tests.test_kernels_linear import random_linear
+from tests.test_kernels_linear import random_linear, random_values
 
 INT8 = ("quads", "biased", "lanes")  # test_vectors.py has the fourth
 FILES = tuple(f"eqrl_{order}.c" for order in INT8)
@@ -290,7 +290,10 @@ def test_unusual_layers_equal_the_reference_on_a_core(unusual: tuple[Kernels, st
     found = [one for one in [*draw(4, 2 * count, order), *every_shift(order)] if not one.is_usual]
     found += [one for one in long_rows(order) if not one.is_usual]
     assert len(found) > count / 2
-    require_emulated(kernels, found)
+    if count == 400:
+        rng = np.random.default_rng(5)
+        found = [replace(one, values=random_values(rng, one.network.tensors["a"], 60)) for one in found]
+    assert require_emulated(kernels, found) >= (10**6 if count == 400 else count)
 
 
 def test_all_inputs_of_unusual_layers_take_the_same_instructions(unusual: tuple[Kernels, str]) -> None:
