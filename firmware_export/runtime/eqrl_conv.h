@@ -32,7 +32,9 @@ typedef struct {
     uint32_t is_everywhere; /* whether positions differ by `start` only; see eqrl_begin_conv_place */
 } eqrl_conv_place;
 
-/* A window that lies inside the input wherever it stands needs no search. */
+/* A window that lies inside the input wherever it stands needs no search. Not inlined: twice in its callers it takes
+ * registers that they need, and so stack.
+ */
 EQRL_OUTLINE uint32_t eqrl_is_inside(const eqrl_axis *axis)
 {
     const uint32_t last = (axis->output - 1u) * axis->stride + (axis->kernel - 1u) * axis->dilation;
